@@ -1,0 +1,138 @@
+// backward(): walks the graph from a result to the leaves, every node once, and frees what it leaves behind.
+import * as kernels from '../native/kernels.gen.js';
+import { empty, emptyLike, ones } from '../tensor/create.js';
+import { RootsError, ShapeError } from '../tensor/errors.js';
+import { tidy, untracked } from '../tensor/scope.js';
+import { contiguousStrides, format, sameShape } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { noGrad } from './modes.js';
+import type { Node } from './node.js';
+
+export interface BackwardOptions {
+  /** Keep what was saved, so that backward() can run again. */
+  retainGraph?: boolean;
+}
+
+/** Nodes such that each comes before the nodes its gradients flow to. */
+function order(root: Node): Node[] {
+  const finished = new Set<Node>();
+  const out: Node[] = [];
+  const stack: [node: Node, next: number][] = [[root, 0]];
+  const started = new Set<Node>([root]);
+  while (stack.length > 0) {
+    const top = stack.at(-1)!;
+    const edge = top[0].edges[top[1]++];
+    if (!edge) {
+      stack.pop();
+      finished.add(top[0]);
+      out.push(top[0]);
+    } else if ('node' in edge && !started.has(edge.node)) {
+      started.add(edge.node);
+      stack.push([edge.node, 0]);
+    }
+  }
+  return out.toReversed();
+}
+
+function add(a: Tensor, b: Tensor): Tensor {
+  const out = empty(a.shape, a.dtype);
+  kernels.add(a, b, out);
+  return out;
+}
+
+/** A gradient that nobody else's handle refers to, dense. */
+function own(gradient: Tensor): Tensor {
+  const out = emptyLike(gradient);
+  kernels.copy(gradient, out);
+  return out;
+}
+
+/**
+ * Adds d(y)/d(leaf), times `gradient`, to `leaf.grad` of every leaf with `requiresGrad` that y was computed from.
+ * y must have one element unless `gradient` (of y's shape) is given.
+ */
+export function backward(y: Tensor, gradient?: Tensor, options: BackwardOptions = {}): void {
+  y.checkAlive();
+  if (!y.requiresGrad)
+    throw new RootsError('ERR_NO_GRAD', 'backward: this tensor does not depend on any tensor with requiresGrad (or was computed inside noGrad)');
+  if (!gradient && y.size !== 1)
+    throw new ShapeError(`backward: expected a tensor of one element, got shape ${format(y.shape)}; reduce it first, or pass a gradient`);
+  if (gradient && !sameShape(gradient.shape, y.shape))
+    throw new ShapeError(`backward: the gradient has shape ${format(gradient.shape)}, expected ${format(y.shape)}`);
+  untracked(() =>
+    noGrad(() => {
+      const seed = gradient ? gradient.detach() : ones(y.shape, { dtype: y.dtype });
+      const root = y.node as Node | null;
+      if (!root) {
+        accumulate(y, seed);
+        return;
+      }
+      const pending = new Map<Node, Tensor>([[root, seed]]);
+      try {
+        for (const node of order(root)) step(node, pending, options.retainGraph ?? false);
+      } finally {
+        for (const tensor of pending.values()) tensor.dispose();
+      }
+    }),
+  );
+}
+
+/** Takes over `gradient`. */
+function accumulate(leaf: Tensor, gradient: Tensor): void {
+  if (leaf.isDisposed) {
+    gradient.dispose();
+    return;
+  }
+  const sum = leaf.grad ? add(leaf.grad, gradient) : own(gradient);
+  leaf.grad?.dispose();
+  gradient.dispose();
+  leaf.grad = sum;
+}
+
+function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
+  const dy = pending.get(node);
+  if (!dy) return;
+  pending.delete(node);
+  const saved = node.saved;
+  if (!saved) {
+    dy.dispose();
+    throw new RootsError('ERR_GRAPH_FREED', 'backward: the graph was freed by an earlier backward(); pass { retainGraph: true } to the first one');
+  }
+  const gradients = tidy(() => {
+    const result = node.backward(dy, saved);
+    // dy or a saved tensor may be returned as it is, even twice: give each edge a handle of its own
+    return node.edges.map((edge) => result[edge.name]?.detach() ?? null);
+  });
+  node.edges.forEach((edge, i) => {
+    const gradient = gradients[i];
+    if (!gradient) return;
+    if ('leaf' in edge) {
+      accumulate(edge.leaf, gradient);
+      return;
+    }
+    const before = pending.get(edge.node);
+    if (before) {
+      pending.set(edge.node, add(before, gradient));
+      before.dispose();
+      gradient.dispose();
+    } else {
+      pending.set(edge.node, gradient);
+    }
+  });
+  dy.dispose();
+  if (!retain) node.freeSaved();
+}
+
+/** dy summed over the axes along which an input of `shape` was broadcast. */
+export function unbroadcast(dy: Tensor, shape: readonly number[]): Tensor {
+  if (sameShape(dy.shape, shape)) return dy;
+  const lead = dy.shape.length - shape.length;
+  const stretched = dy.shape.map((n, i) => i < lead || (shape[i - lead] === 1 && n !== 1));
+  const kept = dy.shape.map((_, i) => i).filter((i) => !stretched[i]);
+  const reduced = dy.shape.map((_, i) => i).filter((i) => stretched[i]);
+  const axes = [...kept, ...reduced];
+  const view = dy.view(axes.map((i) => dy.shape[i]!), axes.map((i) => dy.strides[i]!), dy.offset);
+  const out = empty(kept.map((i) => dy.shape[i]!), dy.dtype);
+  kernels.reduce_sum(view, out);
+  return out.view(shape, contiguousStrides(shape), 0);
+}

@@ -1,0 +1,43 @@
+// The graph: one node per recorded operation, reference-counted like the tensors, because a handle may be disposed
+// long before backward() needs what it saved.
+import type { GradNode, Tensor } from '../tensor/tensor.js';
+
+export type Saved = Record<string, Tensor | null>;
+export type Backward = (dy: Tensor, saved: Saved) => Record<string, Tensor | null>;
+
+/** Where the gradient of one input goes: another node, or a leaf tensor. */
+export type Edge = { readonly name: string; readonly node: Node } | { readonly name: string; readonly leaf: Tensor };
+
+export class Node implements GradNode {
+  readonly edges: readonly Edge[];
+  readonly backward: Backward;
+  saved: Saved | null;
+  #references = 1;
+
+  constructor(edges: readonly Edge[], saved: Saved, backward: Backward) {
+    this.edges = edges;
+    this.saved = saved;
+    this.backward = backward;
+  }
+
+  retain(): this {
+    this.#references++;
+    return this;
+  }
+
+  /** Frees chains of any length without recursion. */
+  release(): void {
+    const pending: Node[] = [this];
+    for (let node = pending.pop(); node; node = pending.pop()) {
+      if (--node.#references > 0) continue;
+      node.freeSaved();
+      for (const edge of node.edges) if ('node' in edge) pending.push(edge.node);
+    }
+  }
+
+  freeSaved(): void {
+    if (!this.saved) return;
+    for (const tensor of Object.values(this.saved)) tensor?.dispose();
+    this.saved = null;
+  }
+}

@@ -1,0 +1,85 @@
+// Finds and loads the native addon, on first use: importing the package never throws. The only file that touches it.
+import { createRequire } from 'node:module';
+import { dirname, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** What a kernel needs of a tensor; `Tensor` has this shape, but this folder does not know `Tensor`. */
+export interface TensorArg {
+  readonly storage: { readonly handle: unknown };
+  readonly layout: Float64Array;
+}
+
+export interface OpenedSafetensors {
+  file: unknown;
+  names: string[];
+  dtypes: string[];
+  shapes: (number | bigint)[][];
+  offsets: [begin: number | bigint, end: number | bigint][];
+  metadata: [key: string, value: string][];
+  unknownFields: string[];
+}
+
+export interface NativeMemory {
+  storages: number;
+  bytes: number;
+  peakBytes: number;
+  cachedBytes: number;
+  limitBytes: number;
+}
+
+export interface NativeAddon {
+  kernels: Record<string, (...args: unknown[]) => void>;
+  abi: string;
+  createStorage(bytes: number): unknown;
+  createStorageFrom(data: ArrayBufferView): unknown;
+  disposeStorage(handle: unknown): void;
+  read<T extends ArrayBufferView>(handle: unknown, offset: number, into: T): Promise<T>;
+  read(): Promise<void>;
+  readSync(handle: unknown, offset: number, into: ArrayBufferView): void;
+  readSync(): void;
+  devices(): { name: string; description: string; error: string }[];
+  memory(): NativeMemory;
+  setMemoryLimit(bytes: number): void;
+  releaseCachedMemory(): void;
+  resetPeakMemory(): void;
+  setThreads(count: number): void;
+  getThreads(): number;
+  openSafetensors(path: string): Promise<OpenedSafetensors>;
+  readSafetensors(file: unknown, begin: number, end: number, storage: unknown): Promise<void>;
+  validateJson(bytes: Uint8Array, maxDepth: number): null | [error: string, position: number];
+  fsyncPath(path: string): Promise<void>;
+}
+
+/** The native part of the package could not be loaded. */
+export class NativeLoadError extends Error {
+  readonly code = 'ERR_ROOTS_LOAD';
+  constructor(message: string, cause: unknown) {
+    super(message, { cause });
+    this.name = 'NativeLoadError';
+  }
+}
+
+let addon: NativeAddon | undefined;
+
+/** The loaded addon: the file named by `ROOTS_ADDON`, else a build in the checkout, else the prebuild of this platform. */
+export function native(): NativeAddon {
+  if (addon) return addon;
+  const require = createRequire(import.meta.url);
+  const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
+  const explicit = process.env['ROOTS_ADDON'];
+  let loaded: NativeAddon;
+  try {
+    loaded = (explicit ? require(resolve(explicit)) : require('node-gyp-build')(root)) as NativeAddon;
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
+    throw new NativeLoadError(
+      `roots-llm has no usable native core for ${process.platform}-${process.arch} (Node ${process.versions.node}): ${reason}. ` +
+        'Supported without a compiler: linux-x64 with glibc 2.35 or later. Elsewhere build from a checkout (g++, cmake, make): npm ci.',
+      cause,
+    );
+  }
+  const problem = loaded.devices()[0]?.error;
+  if (problem) throw new NativeLoadError(`${problem}; got ${JSON.stringify(process.env['ROOTS_ISA'])}`, undefined);
+  addon = loaded;
+  return addon;
+}

@@ -1,0 +1,99 @@
+// Fused scaled dot-product attention.
+import { unbroadcast } from '../autograd/backward.js';
+import { record, willRecord } from '../autograd/record.js';
+import * as kernels from '../native/kernels.gen.js';
+import { empty, zeros } from '../tensor/create.js';
+import { isHalf } from '../tensor/dtype.js';
+import { OptionError, ShapeError } from '../tensor/errors.js';
+import { tidy } from '../tensor/scope.js';
+import { format } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { cast, clone, contiguous } from './cast.js';
+import * as check from './check.js';
+import { restore } from './compute_dtype.js';
+import { where } from './elementwise.js';
+import { expand } from './view.js';
+
+export interface AttentionOptions {
+  /** Query i sees keys j ≤ i + Tk - Tq. */
+  causal?: boolean;
+  /** Default 1/√D. */
+  scale?: number;
+  /** (B|1, H|1, Tq|1, Tk): added to the scores (float), or true = may attend (bool). */
+  mask?: Tensor | null;
+  /** (B) int64: keys from this position on are padding. */
+  lengths?: Tensor | null;
+  /** (B) int64: keys before this position are padding. */
+  starts?: Tensor | null;
+  /** With causal: a query sees at most this many keys, its own position included. 0: no limit. */
+  window?: number;
+}
+
+const optionNames = ['causal', 'scale', 'mask', 'lengths', 'starts', 'window'];
+
+/**
+ * softmax(scale · Q Kᵀ + mask) V (Vaswani et al. 2017), without storing the scores of all heads.
+ * q (B, H, Tq, D), k (B, Hkv, Tk, D), v (B, Hkv, Tk, Dv) → (B, H, Tq, Dv); query head h uses key head h·Hkv/H.
+ * A query that may see no key gives zeros.
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  check.knownOptions('attention', options, optionNames);
+  for (const [name, t] of [['q', q], ['k', k], ['v', v]] as const) {
+    check.tensor('attention', name, t);
+    check.rank('attention', name, t, 4, name === 'q' ? '(B, H, Tq, D)' : '(B, Hkv, Tk, D)');
+    check.floatDtype('attention', t);
+    check.sameDtype('attention', q, t, `q and ${name}`);
+  }
+  const [b, h, tq, d] = q.shape as [number, number, number, number];
+  const [bk, hkv, tk, dk] = k.shape as [number, number, number, number];
+  if (bk !== b || dk !== d) throw new ShapeError(`attention: k ${format(k.shape)} does not match q ${format(q.shape)} in batch or head size`);
+  if (v.shape[0] !== b || v.shape[1] !== hkv || v.shape[2] !== tk)
+    throw new ShapeError(`attention: v ${format(v.shape)} does not match k ${format(k.shape)}`);
+  if (hkv === 0 || h % hkv !== 0)
+    throw new ShapeError(`attention: ${h} query heads are not a multiple of ${hkv} key heads`);
+  const scale = options.scale ?? 1 / Math.sqrt(d);
+  check.number('attention', 'scale', scale);
+  const window = options.window ?? 0;
+  check.integer('attention', 'window', window, 0);
+  const causal = options.causal ?? false;
+  if (window > 0 && !causal) throw new OptionError('attention: window needs causal: true');
+  if (isHalf(q.dtype))
+    return tidy(() => {
+      const mask = options.mask && isHalf(options.mask.dtype) ? cast(options.mask, 'float32') : (options.mask ?? null);
+      return restore(attention(cast(q, 'float32'), cast(k, 'float32'), cast(v, 'float32'), { ...options, mask }), q.dtype);
+    });
+  for (const name of ['lengths', 'starts'] as const) {
+    const t = options[name];
+    if (t) {
+      check.shape('attention', name, t, [b]);
+      check.dtype('attention', name, t, 'int64');
+    }
+  }
+  return tidy(() => {
+    const dense = (t: Tensor): Tensor => (t.strides[3] === 1 ? t.detach() : clone(t.detach()));
+    const [qd, kd, vd] = [dense(q), dense(k), dense(v)];
+    let bias: Tensor | null = null;
+    if (options.mask) {
+      check.tensor('attention', 'mask', options.mask);
+      bias = options.mask.dtype === 'bool' ? where(options.mask, 0, -Infinity) : options.mask;
+      if (bias.dtype !== q.dtype) bias = cast(bias, q.dtype);
+    }
+    const maskShape = bias?.shape;
+    const wide = bias ? expand(bias.detach(), [b, h, tq, tk]) : null;
+    const lengths = options.lengths ? contiguous(options.lengths) : null;
+    const starts = options.starts ? contiguous(options.starts) : null;
+    const out = empty([b, h, tq, v.shape[3]!], q.dtype);
+    const lse = empty([b, h, tq], q.dtype);
+    kernels.attention_forward(qd, kd, vd, wide, lengths, starts, out, lse, scale, causal ? 1 : 0, window);
+    if (!willRecord(q, k, v, bias)) return out;
+    const wantsMask = bias?.requiresGrad ?? false;
+    return record(out, { q, k, v, bias }, { q: qd, k: kd, v: vd, wide, lengths, starts, out, lse }, (dy, s) => {
+      const dq = empty(s.q.shape, dy.dtype);
+      const dkey = empty(s.k.shape, dy.dtype);
+      const dv = empty(s.v.shape, dy.dtype);
+      const dmask = wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype }) : null;
+      kernels.attention_backward(contiguous(dy), s.q, s.k, s.v, s.wide, s.lengths, s.starts, s.out, s.lse, dq, dkey, dv, dmask, scale, causal ? 1 : 0, window);
+      return { q: dq, k: dkey, v: dv, bias: dmask && maskShape ? unbroadcast(dmask, maskShape) : null };
+    });
+  });
+}

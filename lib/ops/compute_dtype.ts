@@ -1,0 +1,16 @@
+// Kernels compute in float32 and float64; other element types go there and back.
+import { isHalf } from '../tensor/dtype.js';
+import type { DType } from '../tensor/dtype.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { cast } from './cast.js';
+import * as check from './check.js';
+
+/** x itself when kernels can compute with it, else a float32 version (16-bit floats, integers, bool). */
+export function computable(x: Tensor): Tensor {
+  return check.isComputeFloat(x) ? x : cast(x, 'float32');
+}
+
+/** The dtype results go back to after computing in float32. */
+export function restore(y: Tensor, dtype: DType): Tensor {
+  return isHalf(dtype) ? cast(y, dtype) : y;
+}

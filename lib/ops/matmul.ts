@@ -1,0 +1,122 @@
+// Matrix products.
+import { unbroadcast } from '../autograd/backward.js';
+import { record, willRecord } from '../autograd/record.js';
+import * as kernels from '../native/kernels.gen.js';
+import { empty } from '../tensor/create.js';
+import { isHalf, promote } from '../tensor/dtype.js';
+import { ShapeError } from '../tensor/errors.js';
+import { tidy } from '../tensor/scope.js';
+import { broadcastShapes, format } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { cast, contiguous } from './cast.js';
+import * as check from './check.js';
+import { restore } from './compute_dtype.js';
+import { sum } from './reduce.js';
+import { expand, reshape, squeeze, transpose, unsqueeze } from './view.js';
+
+/** The activations that linear() can apply on the way out, with their numbers in native/cpu/gemm/gemm.h. */
+export const activations = { none: 0, gelu_tanh: 1, gelu: 2, silu: 3, relu: 4 } as const;
+export type Activation = keyof typeof activations;
+
+/**
+ * Matrix product with broadcasting over leading axes: (…, M, K) × (…, K, N) → (…, M, N).
+ * A vector on the left is a row, on the right a column, and its axis disappears. Transposed views cost no copy.
+ */
+export function matmul(a: Tensor, b: Tensor): Tensor {
+  check.tensor('matmul', 'a', a);
+  check.tensor('matmul', 'b', b);
+  check.minRank('matmul', a, 1);
+  check.minRank('matmul', b, 1);
+  if (a.rank === 1) return tidy(() => squeeze(matmul(unsqueeze(a, 0), b), b.rank === 1 ? 0 : -2));
+  if (b.rank === 1) return tidy(() => squeeze(matmul(a, unsqueeze(b, 1)), -1));
+  const dtype = promote(a.dtype, b.dtype);
+  const compute = dtype === 'float64' ? 'float64' : 'float32';
+  if (a.dtype !== compute || b.dtype !== compute) {
+    check.floatDtype('matmul', a);
+    check.floatDtype('matmul', b);
+    return tidy(() =>
+      restore(matmul(a.dtype === compute ? a : cast(a, compute), b.dtype === compute ? b : cast(b, compute)), dtype),
+    );
+  }
+  const [m, k] = a.shape.slice(-2) as [number, number];
+  const [kb, n] = b.shape.slice(-2) as [number, number];
+  if (k !== kb)
+    throw new ShapeError(`matmul: inner dimensions differ: ${format(a.shape)} × ${format(b.shape)} (${k} ≠ ${kb})`);
+  const batch = broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2));
+  // (…, M, K) × (K, N): one product with all rows together
+  if (b.rank === 2 && a.rank > 2 && a.isContiguous)
+    return tidy(() => reshape(matmul(reshape(a, [batch.reduce((p, d) => p * d, m), k]), b), [...a.shape.slice(0, -1), n]));
+  const out = empty([...batch, m, n], dtype);
+  tidy(() => kernels.matmul(expand(a.detach(), [...batch, m, k]), expand(b.detach(), [...batch, kb, n]), out));
+  const shapeA = a.shape;
+  const shapeB = b.shape;
+  return record(out, { a, b }, { a, b }, (dy, s) => ({
+    a: unbroadcast(matmul(dy, transpose(s.b)), shapeA),
+    b: unbroadcast(matmul(transpose(s.a), dy), shapeB),
+  }));
+}
+
+export interface LinearOptions {
+  /** Applied to the result inside the kernel. */
+  activation?: Activation;
+}
+
+/**
+ * y = activation(x Wᵀ + b). x (…, K), weight (N, K), bias (N) or null → (…, N).
+ * GPT-2 stores weights (K, N): pass `transpose(weight)`, a view.
+ */
+export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
+  check.tensor('linear', 'x', x);
+  check.tensor('linear', 'weight', weight);
+  check.knownOptions('linear', options, ['activation']);
+  const activation = options.activation ?? 'none';
+  check.oneOf('linear', 'activation', activation, Object.keys(activations) as Activation[]);
+  check.rank('linear', 'weight', weight, 2, '(N, K)');
+  check.minRank('linear', x, 1);
+  const [n, k] = weight.shape as [number, number];
+  if (x.shape.at(-1) !== k)
+    throw new ShapeError(`linear: x ${format(x.shape)} and weight ${format(weight.shape)} differ in the inner dimension (${x.shape.at(-1)} ≠ ${k})`);
+  if (bias) {
+    check.tensor('linear', 'bias', bias);
+    check.shape('linear', 'bias', bias, [n]);
+    check.sameDtype('linear', weight, bias, 'weight and bias');
+  }
+  check.sameDtype('linear', x, weight, 'x and weight');
+  check.floatDtype('linear', x);
+  if (isHalf(x.dtype))
+    return tidy(() =>
+      restore(linear(cast(x, 'float32'), cast(weight, 'float32'), bias && cast(bias, 'float32'), options), x.dtype),
+    );
+  const lead = x.shape.slice(0, -1);
+  const rows = lead.reduce((a, d) => a * d, 1);
+  return tidy(() => {
+    const flat = reshape(x.detach(), [rows, k]);
+    const out = empty([rows, n], x.dtype);
+    const recording = willRecord(x, weight, bias);
+    const pre = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
+    kernels.linear(flat, weight, bias && contiguous(bias.detach()), out, pre, activations[activation]);
+    const result = reshape(out, [...lead, n]);
+    if (!recording) return result;
+    const shape = x.shape;
+    return record(result, { x, weight, bias }, { flat, weight, pre }, (dy, s) => {
+      let d = contiguous(reshape(dy, [rows, n]));
+      if (s.pre) {
+        const dpre = empty([rows, n], d.dtype);
+        backwardOf[activation as Exclude<Activation, 'none'>](d, s.pre, dpre);
+        d = dpre;
+      }
+      return {
+        x: reshape(matmul(d, s.weight), shape),
+        weight: matmul(transpose(d), s.flat),
+        bias: sum(d, { dim: 0 }),
+      };
+    });
+  });
+}
+
+const backwardOf = {
+  gelu_tanh: kernels.gelu_tanh_backward,
+  gelu: kernels.gelu_erf_backward,
+  silu: kernels.silu_backward,
+  relu: kernels.relu_backward,
+} as const;

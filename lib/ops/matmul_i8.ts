@@ -1,0 +1,127 @@
+// Quantized products: exact int8 matmul, per-row quantization, and linear layers with int8 weights (W8A8, W8A16).
+import * as kernels from '../native/kernels.gen.js';
+import { empty } from '../tensor/create.js';
+import { ShapeError } from '../tensor/errors.js';
+import { tidy } from '../tensor/scope.js';
+import { format } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { contiguous } from './cast.js';
+import * as check from './check.js';
+import { activations } from './matmul.js';
+import type { Activation } from './matmul.js';
+import { reshape } from './view.js';
+
+/** Exact product of int8 matrices: (M, K) × (K, N) → (M, N) int32. */
+export function matmulI8(a: Tensor, b: Tensor): Tensor {
+  check.tensor('matmulI8', 'a', a);
+  check.tensor('matmulI8', 'b', b);
+  check.rank('matmulI8', 'a', a, 2, '(M, K)');
+  check.rank('matmulI8', 'b', b, 2, '(K, N)');
+  check.dtype('matmulI8', 'a', a, 'int8');
+  check.dtype('matmulI8', 'b', b, 'int8');
+  if (a.shape[1] !== b.shape[0])
+    throw new ShapeError(`matmulI8: inner dimensions differ: ${format(a.shape)} × ${format(b.shape)} (${a.shape[1]} ≠ ${b.shape[0]})`);
+  if (a.shape[1]! > 65536) throw new ShapeError(`matmulI8: the inner dimension may be at most 65536 (int32 sums), got ${a.shape[1]}`);
+  const out = empty([a.shape[0]!, b.shape[1]!], 'int32');
+  kernels.matmul_i8(a, b, out);
+  return out;
+}
+
+/**
+ * Symmetric int8 per row: scale = max|x| / 127 (1 for a row of zeros), q = round_half_even(x / scale).
+ * x (M, K) float32 → q (M, K) int8, scale (M) float32.
+ */
+export function quantizeRowsI8(x: Tensor): { q: Tensor; scale: Tensor } {
+  check.tensor('quantizeRowsI8', 'x', x);
+  check.rank('quantizeRowsI8', 'x', x, 2, '(M, K)');
+  check.dtype('quantizeRowsI8', 'x', x, 'float32');
+  return tidy(() => {
+    const q = empty(x.shape, 'int8');
+    const scale = empty([x.shape[0]!], 'float32');
+    kernels.quantize_rows_i8(contiguous(x.detach()), q, scale);
+    return { q, scale };
+  });
+}
+
+// The packed layout of native/cpu/gemm/i8.h: panels of 32 outputs, quads of 4 inputs, one int32 sum per output.
+function packedBytes(n: number, k: number): number {
+  return Math.ceil(n / 32) * 32 * (Math.ceil(k / 4) * 4 + 4);
+}
+
+/** Weights (N, K) int8 in the layout that linearW8A8 and linearW8A16 read; it never leaves the process. */
+export function packI8(weight: Tensor): Tensor {
+  check.tensor('packI8', 'weight', weight);
+  check.rank('packI8', 'weight', weight, 2, '(N, K)');
+  check.dtype('packI8', 'weight', weight, 'int8');
+  const packed = empty([packedBytes(weight.shape[0]!, weight.shape[1]!)], 'int8');
+  tidy(() => kernels.linear_i8_pack(contiguous(weight), packed, 0));
+  return packed;
+}
+
+/** The weights that packI8 packed, exactly. → (n, k) int8 */
+export function unpackI8(packed: Tensor, n: number, k: number): Tensor {
+  check.tensor('unpackI8', 'packed', packed);
+  check.dtype('unpackI8', 'packed', packed, 'int8');
+  check.shape('unpackI8', 'packed', packed, [packedBytes(n, k)]);
+  const weight = empty([n, k], 'int8');
+  kernels.linear_i8_pack(weight, packed, 1);
+  return weight;
+}
+
+export interface LinearI8Options {
+  activation?: Activation;
+}
+
+type LinearKernel = typeof kernels.linear_w8a8;
+
+function linearI8(op: string, kernel: LinearKernel, x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | null, options: LinearI8Options): Tensor {
+  check.tensor(op, 'x', x);
+  check.tensor(op, 'packed', packed);
+  check.tensor(op, 'scale', scale);
+  check.knownOptions(op, options, ['activation']);
+  const activation = options.activation ?? 'none';
+  check.oneOf(op, 'activation', activation, Object.keys(activations) as Activation[]);
+  check.dtype(op, 'x', x, 'float32');
+  check.dtype(op, 'packed', packed, 'int8');
+  check.rank(op, 'scale', scale, 1, '(N)');
+  check.minRank(op, x, 1);
+  const n = scale.shape[0]!;
+  const k = x.shape.at(-1)!;
+  check.shape(op, 'packed', packed, [packedBytes(n, k)]);
+  if (bias) check.shape(op, 'bias', bias, [n]);
+  const lead = x.shape.slice(0, -1);
+  const rows = lead.reduce((a, d) => a * d, 1);
+  return tidy(() => {
+    const flat = contiguous(reshape(x.detach(), [rows, k]));
+    const out = empty([rows, n], 'float32');
+    kernel(flat, packed, scale, bias, out, activations[activation]);
+    return reshape(out, [...lead, n]);
+  });
+}
+
+/**
+ * W8A8: y = activation(x Wᵀ + b) with int8 weights (scale per output) and activations quantized per row on the fly;
+ * int32 sums, float32 result. x (…, K), packed = packI8((N, K)), scale (N), bias (N) → (…, N). No gradient.
+ */
+export function linearW8A8(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | null = null, options: LinearI8Options = {}): Tensor {
+  return linearI8('linearW8A8', kernels.linear_w8a8, x, packed, scale, bias, options);
+}
+
+/** W8A16: int8 weights (scale per output), float32 activations. Shapes as linearW8A8. No gradient. */
+export function linearW8A16(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | null = null, options: LinearI8Options = {}): Tensor {
+  return linearI8('linearW8A16', kernels.linear_w8a16, x, packed, scale, bias, options);
+}
+
+/** Rows of an int8 embedding table, widened: weight[ids] · scale[ids]. ids (…), weight (V, C) int8, scale (V) → (…, C) float32 */
+export function embeddingI8(ids: Tensor, weight: Tensor, scale: Tensor): Tensor {
+  check.tensor('embeddingI8', 'ids', ids);
+  check.indexDtype('embeddingI8', 'ids', ids);
+  check.rank('embeddingI8', 'weight', weight, 2, '(V, C)');
+  check.dtype('embeddingI8', 'weight', weight, 'int8');
+  check.shape('embeddingI8', 'scale', scale, [weight.shape[0]!]);
+  return tidy(() => {
+    const out = empty([...ids.shape, weight.shape[1]!], 'float32');
+    kernels.embedding_i8(contiguous(ids), weight, scale, out);
+    return out;
+  });
+}

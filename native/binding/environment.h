@@ -1,0 +1,59 @@
+// What one Node environment (the main thread or a worker) owns: its stream, its pending promises. Nothing here is
+// shared between environments.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/backends.h"
+#include "runtime/stream.h"
+#include "runtime/storage.h"
+
+namespace roots {
+
+struct Environment;
+
+// Per kernel and environment; the data pointer of its JavaScript function.
+struct KernelCall {
+  Environment* environment;
+  const char* name;
+};
+
+struct Environment {
+  explicit Environment(napi_env env);
+  ~Environment();
+
+  napi_env env;
+  Stream stream;
+  std::vector<std::unique_ptr<KernelCall>> kernel_calls;
+  napi_threadsafe_function completions = nullptr;
+  int pending = 0;  // promises not yet settled: while there are any, the process stays alive
+
+  void add_pending();
+  void remove_pending();
+};
+
+// The object behind a JavaScript External. The magic number tells our Externals from others.
+struct StorageHandle {
+  static constexpr uint64_t kMagic = 0x526f6f7473537467ull;
+  uint64_t magic = kMagic;
+  Storage* storage = nullptr;  // nullptr after dispose
+};
+
+// Throws a JavaScript Error with .code and returns nullptr.
+napi_value throw_error(napi_env env, const char* code, const std::string& message);
+
+// nullptr (with a pending exception) when the value is not one of our storages, or a disposed one.
+StorageHandle* storage_of(napi_env env, napi_value value);
+
+// A number that is an integer in [0, 2^53): sizes and offsets.
+bool to_size(napi_env env, napi_value value, int64_t* out);
+
+void register_storage(Napi::Env env, Napi::Object exports, Environment* environment);
+void register_files(Napi::Env env, Napi::Object exports);
+void register_device(Napi::Env env, Napi::Object exports, Environment* environment);
+
+}  // namespace roots

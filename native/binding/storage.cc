@@ -1,0 +1,292 @@
+// Storages as JavaScript Externals: create, fill, read, dispose. V8 is told about every byte, so that its collector
+// knows what an unreachable tensor is worth.
+#include <cstring>
+
+#include "binding/environment.h"
+
+namespace roots {
+namespace {
+
+void adjust_external(napi_env env, int64_t change) {
+  int64_t total;
+  napi_adjust_external_memory(env, change, &total);
+}
+
+// Idempotent: from dispose(), from the finalizer, in either order.
+void drop(napi_env env, StorageHandle* handle) {
+  if (!handle->storage) return;
+  adjust_external(env, -static_cast<int64_t>(handle->storage->bytes()));
+  handle->storage->release();
+  handle->storage = nullptr;
+}
+
+void finalize(napi_env env, void* data, void*) {
+  auto* handle = static_cast<StorageHandle*>(data);
+  drop(env, handle);
+  handle->magic = 0;
+  delete handle;
+}
+
+napi_value wrap(napi_env env, Storage* storage) {
+  auto* handle = new StorageHandle;
+  handle->storage = storage;
+  napi_value external;
+  if (napi_create_external(env, handle, finalize, nullptr, &external) != napi_ok) {
+    storage->release();
+    delete handle;
+    return nullptr;
+  }
+  adjust_external(env, static_cast<int64_t>(storage->bytes()));
+  return external;
+}
+
+std::string megabytes(int64_t bytes) {
+  char text[32];
+  snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) / 1e6);
+  return text;
+}
+
+Storage* allocate_or_throw(napi_env env, int64_t bytes) {
+  Storage* storage = Storage::create(devices()[0].allocator, static_cast<size_t>(bytes));
+  if (!storage) {
+    const MemoryStats stats = devices()[0].allocator->stats();
+    throw_error(env, "ERR_OUT_OF_MEMORY",
+                "out of memory on cpu: " + megabytes(bytes) + " asked for, " + megabytes(stats.live_bytes) + " of " +
+                    megabytes(stats.limit_bytes) + " in use in " + std::to_string(stats.live_blocks) +
+                    " storages; dispose tensors, use tidy(), or raise the limit with setMemoryLimit()");
+  }
+  return storage;
+}
+
+// The bytes of any typed array or DataView-free buffer; false with a pending exception otherwise.
+bool bytes_of(napi_env env, napi_value value, void** data, size_t* bytes) {
+  napi_typedarray_type type;
+  size_t length;
+  if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) {
+    throw_error(env, "ERR_ROOTS_NATIVE", "expected a typed array");
+    return false;
+  }
+  static constexpr size_t kSizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
+  if (static_cast<size_t>(type) >= sizeof kSizes / sizeof kSizes[0]) {
+    throw_error(env, "ERR_ROOTS_NATIVE", "unsupported typed array");
+    return false;
+  }
+  *bytes = length * kSizes[type];
+  return true;
+}
+
+// createStorage(bytes)
+napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
+  napi_value argument;
+  size_t count = 1;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
+  int64_t bytes;
+  if (count < 1 || !to_size(env, argument, &bytes)) return throw_error(env, "ERR_ROOTS_NATIVE", "createStorage: expected a size in bytes");
+  Storage* storage = allocate_or_throw(env, bytes);
+  return storage ? wrap(env, storage) : nullptr;
+}
+
+// createStorageFrom(typedArray): a storage with a copy of its bytes
+napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
+  napi_value argument;
+  size_t count = 1;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
+  void* source;
+  size_t bytes;
+  if (count < 1 || !bytes_of(env, argument, &source, &bytes)) return nullptr;
+  Storage* storage = allocate_or_throw(env, static_cast<int64_t>(bytes));
+  if (!storage) return nullptr;
+  if (bytes > 0) memcpy(storage->data(), source, bytes);
+  return wrap(env, storage);
+}
+
+// disposeStorage(handle)
+napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
+  napi_value argument;
+  size_t count = 1;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok || count < 1) return nullptr;
+  void* data;
+  if (napi_get_value_external(env, argument, &data) != napi_ok || !data ||
+      static_cast<StorageHandle*>(data)->magic != StorageHandle::kMagic)
+    return throw_error(env, "ERR_ROOTS_NATIVE", "disposeStorage: not a storage");
+  drop(env, static_cast<StorageHandle*>(data));
+  return nullptr;
+}
+
+// A range of a storage to copy into a JavaScript array once the stream has come this far.
+struct ReadRequest {
+  Storage* storage = nullptr;
+  int64_t offset = 0;
+};
+
+bool read_request(napi_env env, const napi_value* arguments, void** target, size_t* bytes, ReadRequest* request) {
+  StorageHandle* handle = storage_of(env, arguments[0]);
+  if (!handle) return false;
+  if (!to_size(env, arguments[1], &request->offset) || !bytes_of(env, arguments[2], target, bytes)) {
+    throw_error(env, "ERR_ROOTS_NATIVE", "read: expected (storage, offset, typed array)");
+    return false;
+  }
+  const size_t size = handle->storage->bytes();
+  if (static_cast<size_t>(request->offset) > size || *bytes > size - static_cast<size_t>(request->offset)) {
+    throw_error(env, "ERR_ROOTS_NATIVE", "read: the range does not lie inside its storage");
+    return false;
+  }
+  request->storage = handle->storage;
+  return true;
+}
+
+}  // namespace
+
+struct PendingRead {
+  Environment* environment;
+  Storage* storage;  // nullptr for synchronize()
+  int64_t offset;
+  napi_ref target;
+  napi_deferred deferred;
+};
+
+namespace {
+
+class CompletionTask final : public Task {
+ public:
+  explicit CompletionTask(PendingRead* read) : read_(read) {}
+  Status run(const Context&) override {
+    napi_call_threadsafe_function(read_->environment->completions, read_, napi_tsfn_nonblocking);
+    return nullptr;
+  }
+  const char* name() const override { return "read"; }
+
+ private:
+  PendingRead* read_;
+};
+
+void settle(napi_env env, napi_value, void*, void* data) noexcept {
+  std::unique_ptr<PendingRead> read(static_cast<PendingRead*>(data));
+  if (!env) {  // the environment is going away
+    if (read->storage) read->storage->release();
+    return;
+  }
+  std::string error = read->environment->stream.take_error();
+  napi_value value = nullptr;
+  napi_get_undefined(env, &value);
+  if (read->storage) {
+    napi_value target = nullptr;
+    void* to;
+    size_t bytes;
+    if (error.empty() && napi_get_reference_value(env, read->target, &target) == napi_ok && target &&
+        bytes_of(env, target, &to, &bytes)) {
+      // detached or shrunk meanwhile: copy no more than there is
+      const size_t available = read->storage->bytes() - static_cast<size_t>(read->offset);
+      if (bytes > 0) memcpy(to, static_cast<char*>(read->storage->data()) + read->offset, bytes < available ? bytes : available);
+      value = target;
+    }
+    napi_delete_reference(env, read->target);
+    read->storage->release();
+  }
+  if (error.empty()) {
+    napi_resolve_deferred(env, read->deferred, value);
+  } else {
+    napi_value code, message, reason;
+    napi_create_string_utf8(env, "ERR_ROOTS_NATIVE", NAPI_AUTO_LENGTH, &code);
+    napi_create_string_utf8(env, error.c_str(), error.size(), &message);
+    napi_create_error(env, code, message, &reason);
+    napi_reject_deferred(env, read->deferred, reason);
+  }
+  read->environment->remove_pending();
+}
+
+// read(handle, offset, typedArray): Promise of the array, filled. Without arguments: a promise that everything ran.
+napi_value read_async(napi_env env, napi_callback_info info) noexcept {
+  napi_value arguments[3];
+  size_t count = 3;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
+  auto* environment = static_cast<Environment*>(data);
+  ReadRequest request;
+  void* target;
+  size_t bytes;
+  if (count >= 3 && !read_request(env, arguments, &target, &bytes, &request)) return nullptr;
+  auto read = std::make_unique<PendingRead>();
+  read->environment = environment;
+  read->storage = request.storage;
+  read->offset = request.offset;
+  if (read->storage && napi_create_reference(env, arguments[2], 1, &read->target) != napi_ok) return nullptr;
+  napi_value promise;
+  if (napi_create_promise(env, &read->deferred, &promise) != napi_ok) return nullptr;
+  if (read->storage) read->storage->retain();
+  environment->add_pending();
+  environment->stream.submit(std::make_unique<CompletionTask>(read.release()));
+  return promise;
+}
+
+// readSync(handle, offset, typedArray): waits, then copies.
+napi_value read_sync(napi_env env, napi_callback_info info) noexcept {
+  napi_value arguments[3];
+  size_t count = 3;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
+  auto* environment = static_cast<Environment*>(data);
+  ReadRequest request;
+  void* target;
+  size_t bytes;
+  if (count >= 3 && !read_request(env, arguments, &target, &bytes, &request)) return nullptr;
+  environment->stream.synchronize();
+  const std::string error = environment->stream.take_error();
+  if (!error.empty()) return throw_error(env, "ERR_ROOTS_NATIVE", error);
+  if (request.storage && bytes > 0) memcpy(target, static_cast<char*>(request.storage->data()) + request.offset, bytes);
+  return nullptr;
+}
+
+}  // namespace
+
+StorageHandle* storage_of(napi_env env, napi_value value) {
+  void* data;
+  if (napi_get_value_external(env, value, &data) != napi_ok || !data ||
+      static_cast<StorageHandle*>(data)->magic != StorageHandle::kMagic) {
+    throw_error(env, "ERR_ROOTS_NATIVE", "expected a tensor storage");
+    return nullptr;
+  }
+  auto* handle = static_cast<StorageHandle*>(data);
+  if (!handle->storage) {
+    throw_error(env, "ERR_ROOTS_DISPOSED", "the tensor has been disposed");
+    return nullptr;
+  }
+  return handle;
+}
+
+Environment::Environment(napi_env e) : env(e) {
+  napi_value name;
+  NAPI_THROW_IF_FAILED_VOID(env, napi_create_string_utf8(env, "roots completions", NAPI_AUTO_LENGTH, &name));
+  NAPI_THROW_IF_FAILED_VOID(env, napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
+                                                                 nullptr, settle, &completions));
+  napi_unref_threadsafe_function(env, completions);
+}
+
+// The thread ends first; then nobody calls the threadsafe function any more.
+Environment::~Environment() {
+  stream.stop();
+  napi_release_threadsafe_function(completions, napi_tsfn_abort);
+}
+
+void Environment::add_pending() {
+  if (pending++ == 0) napi_ref_threadsafe_function(env, completions);
+}
+
+void Environment::remove_pending() {
+  if (--pending == 0) napi_unref_threadsafe_function(env, completions);
+}
+
+void register_storage(Napi::Env env, Napi::Object exports, Environment* environment) {
+  const auto add = [&](const char* name, napi_callback callback) {
+    napi_value function;
+    NAPI_THROW_IF_FAILED_VOID(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, environment, &function));
+    NAPI_THROW_IF_FAILED_VOID(env, napi_set_named_property(env, exports, name, function));
+  };
+  add("createStorage", create_storage);
+  add("createStorageFrom", create_storage_from);
+  add("disposeStorage", dispose_storage);
+  add("read", read_async);
+  add("readSync", read_sync);
+}
+
+}  // namespace roots

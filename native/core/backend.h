@@ -1,0 +1,29 @@
+// The whole contract of a device, C ABI, so that compilers and C++ runtimes may differ.
+// The CPU is built in; other backends are separate libraries that export `backend_entry` and nothing else.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/kernels.h"
+
+namespace roots {
+
+enum class CopyKind : int32_t { host_to_device = 0, device_to_host = 1, device_to_device = 2 };
+
+struct Backend {
+  uint64_t abi;      // kernel_abi_hash() of the build that made this backend
+  const char* name;  // "cpu", "cuda"
+  int32_t (*device_count)();  // 0, with last_error() set, when the driver is missing
+  // Device memory. Blocks are at least 64-byte aligned; contents are undefined.
+  Status (*allocate)(size_t bytes, void** out);
+  void (*release)(void* data, size_t bytes);
+  Status (*copy)(void* destination, const void* source, size_t bytes, CopyKind kind);
+  const KernelTable* (*kernels)();
+  const char* (*describe)();  // the instruction set or the device name, for devices()
+  const char* (*last_error)();
+};
+
+}  // namespace roots
+
+extern "C" const roots::Backend* backend_entry(uint64_t host_abi);

@@ -1,0 +1,205 @@
+// Unary and binary formulas, written once. V is a vector of the compiled instruction set (or a plain number on a
+// GPU); the functions it needs (exp, log, sqrt, fma, select, abs, max, min) are found beside V by its namespace.
+//
+// A new unary function: a struct here with forward(x) and derivative(x), and UNARY(name) in kernels.def.
+#pragma once
+
+#define ROOTS_FORMULA template <class V> static inline __attribute__((always_inline)) V
+
+namespace roots {
+namespace formula {
+
+struct helpers {
+  // 1 / (1 + e^-x), without overflow: e^-|x| is at most 1.
+  ROOTS_FORMULA sigmoid(V x) {
+    const V e = exp(-abs(x));
+    const V one(1);
+    const V small = e / (one + e), large = one / (one + e);
+    return pick(x < V(0), small, large, x);
+  }
+
+  // tanh x = 1 - 2 / (e^2x + 1); near 0, where that cancels, the odd Taylor polynomial.
+  ROOTS_FORMULA tanh(V x) {
+    const V a = abs(x);
+    const V e = exp(-(a + a));
+    const V one(1);
+    V large = (one - e) / (one + e);
+    large = pick(x < V(0), -large, large, x);
+    const V z = x * x;
+    V p(-929569.0 / 638512875.0);
+    p = fma(p, z, V(21844.0 / 6081075.0));
+    p = fma(p, z, V(-1382.0 / 155925.0));
+    p = fma(p, z, V(62.0 / 2835.0));
+    p = fma(p, z, V(-17.0 / 315.0));
+    p = fma(p, z, V(2.0 / 15.0));
+    p = fma(p, z, V(-1.0 / 3.0));
+    const V small = fma(x * z, p, x);
+    return pick(a < V(0.2), small, large, x);
+  }
+
+  // erf x = (2 / sqrt(pi)) e^(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!, all terms of one sign, so nothing cancels.
+  // The number of terms that reach the precision grows with |x|; beyond 6 (double) erf rounds to 1.
+  ROOTS_FORMULA erf(V x) {
+    const V limit(sizeof(x.v[0]) == 4 ? 4.0 : 6.0);
+    const int terms = sizeof(x.v[0]) == 4 ? 42 : 110;
+    V a = abs(x);
+    a = pick(a > limit, limit, a, x);
+    const V z = a * a;
+    V term = a, sum = a;
+    for (int n = 1; n < terms; ++n) {
+      term = term * z * V(2.0 / (2 * n + 1));
+      sum = sum + term;
+    }
+    V r = V(1.12837916709551257390) * exp(-z) * sum;
+    r = pick(r > V(1), V(1), r, x);
+    r = pick(x < V(0), -r, r, x);
+    return pick(x != x, x, r, x);
+  }
+
+  // d/dx erf(x) = 2/sqrt(pi) e^(-x^2)
+  ROOTS_FORMULA erf_derivative(V x) { return V(1.12837916709551257390) * exp(-(x * x)); }
+
+  // ln(1 + y) for 0 <= y <= 1 without losing small y: ln(u) * y / (u - 1) with u = 1 + y.
+  ROOTS_FORMULA log1p(V y) {
+    const V u = V(1) + y;
+    const V d = u - V(1);
+    const V r = log(u) * (y / d);
+    return pick(d == V(0), y, r, y);
+  }
+
+  template <class M, class V>
+  static inline __attribute__((always_inline)) V pick(M mask, V a, V b, V) {
+    return V(mask ? a.v : b.v);
+  }
+};
+
+struct exp_formula {
+  ROOTS_FORMULA forward(V x) { return exp(x); }
+  ROOTS_FORMULA derivative(V x) { return exp(x); }
+};
+struct log_formula {
+  ROOTS_FORMULA forward(V x) { return log(x); }
+  ROOTS_FORMULA derivative(V x) { return V(1) / x; }
+};
+struct sqrt_formula {
+  ROOTS_FORMULA forward(V x) { return sqrt(x); }
+  ROOTS_FORMULA derivative(V x) { return V(0.5) / sqrt(x); }
+};
+struct rsqrt_formula {
+  ROOTS_FORMULA forward(V x) { return V(1) / sqrt(x); }
+  ROOTS_FORMULA derivative(V x) { return V(-0.5) / (x * sqrt(x)); }
+};
+struct reciprocal_formula {
+  ROOTS_FORMULA forward(V x) { return V(1) / x; }
+  ROOTS_FORMULA derivative(V x) { return V(-1) / (x * x); }
+};
+struct square_formula {
+  ROOTS_FORMULA forward(V x) { return x * x; }
+  ROOTS_FORMULA derivative(V x) { return x + x; }
+};
+struct abs_formula {
+  ROOTS_FORMULA forward(V x) { return abs(x); }
+  // 0 at 0
+  ROOTS_FORMULA derivative(V x) {
+    return helpers::pick(x > V(0), V(1), helpers::pick(x < V(0), V(-1), helpers::pick(x == V(0), V(0), x, x), x), x);
+  }
+};
+struct neg_formula {
+  ROOTS_FORMULA forward(V x) { return -x; }
+  ROOTS_FORMULA derivative(V) { return V(-1); }
+};
+struct tanh_formula {
+  ROOTS_FORMULA forward(V x) { return helpers::tanh(x); }
+  ROOTS_FORMULA derivative(V x) {
+    const V t = helpers::tanh(x);
+    return V(1) - t * t;
+  }
+};
+struct sigmoid_formula {
+  ROOTS_FORMULA forward(V x) { return helpers::sigmoid(x); }
+  ROOTS_FORMULA derivative(V x) {
+    const V s = helpers::sigmoid(x);
+    return s * (V(1) - s);
+  }
+};
+struct erf_formula {
+  ROOTS_FORMULA forward(V x) { return helpers::erf(x); }
+  ROOTS_FORMULA derivative(V x) { return helpers::erf_derivative(x); }
+};
+// ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|)
+struct softplus_formula {
+  ROOTS_FORMULA forward(V x) { return max(x, V(0)) + helpers::log1p(exp(-abs(x))); }
+  ROOTS_FORMULA derivative(V x) { return helpers::sigmoid(x); }
+};
+struct relu_formula {
+  ROOTS_FORMULA forward(V x) { return max(x, V(0)); }
+  ROOTS_FORMULA derivative(V x) { return helpers::pick(x > V(0), V(1), V(0), x); }
+};
+struct silu_formula {
+  ROOTS_FORMULA forward(V x) { return x * helpers::sigmoid(x); }
+  ROOTS_FORMULA derivative(V x) {
+    const V s = helpers::sigmoid(x);
+    return s * fma(x, V(1) - s, V(1));
+  }
+};
+// x/2 (1 + erf(x / sqrt 2)); Hendrycks & Gimpel, arXiv 1606.08415
+struct gelu_erf_formula {
+  ROOTS_FORMULA forward(V x) {
+    return V(0.5) * x * (V(1) + helpers::erf(x * V(0.70710678118654752440)));
+  }
+  ROOTS_FORMULA derivative(V x) {
+    const V cdf = V(0.5) * (V(1) + helpers::erf(x * V(0.70710678118654752440)));
+    const V pdf = V(0.39894228040143267794) * exp(V(-0.5) * x * x);
+    return fma(x, pdf, cdf);
+  }
+};
+// The tanh approximation of GPT-2: x/2 (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+struct gelu_tanh_formula {
+  ROOTS_FORMULA two_u(V x) {
+    const V z = x * x;
+    return x * fma(z, V(2 * 0.79788456080286535588 * 0.044715), V(2 * 0.79788456080286535588));
+  }
+  ROOTS_FORMULA forward(V x) { return x * helpers::sigmoid(two_u(x)); }
+  ROOTS_FORMULA derivative(V x) {
+    const V s = helpers::sigmoid(two_u(x));
+    const V slope = fma(x * x, V(6 * 0.79788456080286535588 * 0.044715), V(2 * 0.79788456080286535588));
+    return s * fma(x * (V(1) - s), slope, V(1));
+  }
+};
+
+struct add_formula {
+  ROOTS_FORMULA apply(V a, V b) { return a + b; }
+};
+struct sub_formula {
+  ROOTS_FORMULA apply(V a, V b) { return a - b; }
+};
+struct mul_formula {
+  ROOTS_FORMULA apply(V a, V b) { return a * b; }
+};
+struct div_formula {
+  ROOTS_FORMULA apply(V a, V b) { return a / b; }
+};
+struct maximum_formula {
+  ROOTS_FORMULA apply(V a, V b) { return max(a, b); }
+};
+struct minimum_formula {
+  ROOTS_FORMULA apply(V a, V b) { return min(a, b); }
+};
+
+#define ROOTS_COMPARISON(name, op)                                               \
+  struct name##_formula {                                                       \
+    template <class V>                                                          \
+    static inline __attribute__((always_inline)) typename V::Mask apply(V a, V b) { \
+      return a op b;                                                            \
+    }                                                                           \
+  };
+ROOTS_COMPARISON(equal, ==)
+ROOTS_COMPARISON(not_equal, !=)
+ROOTS_COMPARISON(less, <)
+ROOTS_COMPARISON(less_equal, <=)
+ROOTS_COMPARISON(greater, >)
+ROOTS_COMPARISON(greater_equal, >=)
+#undef ROOTS_COMPARISON
+
+}  // namespace formula
+}  // namespace roots

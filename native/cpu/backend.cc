@@ -1,0 +1,81 @@
+// The CPU as a Backend: system memory (huge pages for large blocks) and the best kernels of this machine,
+// filled as BLIS fills a context: baseline first, then every level that the processor has.
+#include "core/backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "cpu/features.h"
+
+namespace roots {
+
+#pragma GCC visibility push(hidden)
+void install_baseline(KernelTable* table);
+void install_avx2(KernelTable* table);
+void install_avx512(KernelTable* table);
+void install_avx512_vnni(KernelTable* table);
+const Backend* cpu_backend();
+#pragma GCC visibility pop
+
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+const char* g_error = "";
+
+Status allocate(size_t bytes, void** out) {
+  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  void* p = nullptr;
+  if (posix_memalign(&p, alignment, bytes > 0 ? bytes : 1) != 0) return "out of memory";
+#if defined(__linux__)
+  if (bytes >= kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // a hint: without it pages are just smaller
+#endif
+  *out = p;
+  return nullptr;
+}
+
+void release(void* data, size_t) { free(data); }
+
+Status copy(void* destination, const void* source, size_t bytes, CopyKind) {
+  memcpy(destination, source, bytes);
+  return nullptr;
+}
+
+struct Selected {
+  KernelTable table{};
+  IsaLevel level;
+};
+
+const Selected& selected() {
+  static const Selected* const result = [] {
+    auto* s = new Selected;
+    s->level = selected_isa(&g_error);
+    if (!g_error) g_error = "";
+    install_baseline(&s->table);
+#if defined(ROOTS_HAVE_avx2)
+    if (s->level >= IsaLevel::avx2) install_avx2(&s->table);
+    if (s->level >= IsaLevel::avx512) install_avx512(&s->table);
+    if (s->level >= IsaLevel::avx512_vnni) install_avx512_vnni(&s->table);
+#endif
+    return s;
+  }();
+  return *result;
+}
+
+}  // namespace
+
+const Backend* cpu_backend() {
+  static const Backend backend = {
+      kernel_abi_hash(), "cpu", [] { return int32_t{1}; }, allocate, release, copy,
+      [] { return &selected().table; }, [] { return isa_name(selected().level); },
+      [] {
+        selected();
+        return g_error;
+      }};
+  return &backend;
+}
+
+}  // namespace roots

@@ -1,0 +1,16 @@
+// Which instruction sets this processor and operating system support, capped by ROOTS_ISA.
+#pragma once
+
+namespace roots {
+
+// Ordered: a level includes the ones before it.
+enum class IsaLevel : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3 };
+
+const char* isa_name(IsaLevel level);
+// What the machine has, by cpuid and XGETBV.
+IsaLevel detected_isa();
+// detected_isa() lowered by the environment variable ROOTS_ISA (baseline, avx2, avx512_core, avx512).
+// error receives a sentence when the variable names no level.
+IsaLevel selected_isa(const char** error);
+
+}  // namespace roots

@@ -1,0 +1,163 @@
+// The int8 product: packed weights (N, K) times quantized activations (M, K), exact int32 sums.
+//
+// One packed layout for every instruction set: [N / 32][K / 4][32][4] int8, zero-padded, so that four neighbouring
+// k of one output lie in one 32-bit lane, as the dot-product instructions want them. Then N sums of each output's
+// weights (int32), which undo the +128 offset of activations where the instruction needs them unsigned.
+#pragma once
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+#include "cpu/layout.h"
+#include "cpu/simd.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+constexpr int64_t kPanel = 32;  // outputs per panel: two AVX-512 vectors of int32
+constexpr int64_t kQuad = 4;    // k per 32-bit lane
+
+struct PackedShape {
+  int64_t panels, quads;
+  ROOTS_INLINE PackedShape(int64_t n, int64_t k) : panels((n + kPanel - 1) / kPanel), quads((k + kQuad - 1) / kQuad) {}
+  ROOTS_INLINE int64_t panel_bytes() const { return quads * kPanel * kQuad; }
+  ROOTS_INLINE int64_t weight_bytes() const { return panels * panel_bytes(); }
+  ROOTS_INLINE int64_t total_bytes() const { return weight_bytes() + panels * kPanel * 4; }
+};
+
+#if defined(__AVX512VNNI__)
+constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
+constexpr int kI8Rows = 14;                  // as the float tile: 28 accumulators
+#else
+constexpr bool kUnsignedActivations = false;
+constexpr int kI8Rows = 2;
+#endif
+
+// Sums of Rows rows against one panel: out[r][0..32). rows[r] points at K activations padded to whole quads.
+template <int Rows>
+ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* const* rows, const int8_t* panel, const int32_t* sums,
+                          int32_t (*out)[kPanel]) {
+#if defined(__AVX512VNNI__)
+  __m512i acc[Rows][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
+  for (int64_t q = 0; q < quads; ++q) {
+    const __m512i b0 = _mm512_loadu_si512(panel + q * 128);
+    const __m512i b1 = _mm512_loadu_si512(panel + q * 128 + 64);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      int32_t quad;
+      __builtin_memcpy(&quad, rows[r] + q * 4, 4);
+      const __m512i a = _mm512_set1_epi32(quad);
+      acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], a, b0);
+      acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], a, b1);
+    }
+  }
+  const __m512i s0 = _mm512_slli_epi32(_mm512_loadu_si512(sums), 7);
+  const __m512i s1 = _mm512_slli_epi32(_mm512_loadu_si512(sums + 16), 7);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    _mm512_storeu_si512(out[r], _mm512_sub_epi32(acc[r][0], s0));
+    _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(acc[r][1], s1));
+  }
+#elif defined(__AVX2__)
+  // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an accumulator
+  // holds the two pair sums of two outputs, added at the end.
+  (void)sums;
+  for (int half = 0; half < 2; ++half) {  // 16 outputs at a time: 4 accumulators a row
+    __m256i acc[Rows][4];
+    for (int r = 0; r < Rows; ++r)
+      for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_setzero_si256();
+    for (int64_t q = 0; q < quads; ++q) {
+      __m256i b[4];
+      for (int j = 0; j < 4; ++j)
+        b[j] = _mm256_cvtepi8_epi16(
+            _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + q * 128 + half * 64 + j * 16)));
+      for (int r = 0; r < Rows; ++r) {
+        int32_t quad;
+        __builtin_memcpy(&quad, rows[r] + q * 4, 4);
+        const __m256i a = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
+        for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(a, b[j]));
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int j = 0; j < 4; ++j) {
+        int32_t pairs[8];
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs), acc[r][j]);
+        for (int c = 0; c < 4; ++c) out[r][half * 16 + j * 4 + c] = pairs[2 * c] + pairs[2 * c + 1];
+      }
+  }
+#else
+  (void)sums;
+  for (int r = 0; r < Rows; ++r)
+    for (int64_t c = 0; c < kPanel; ++c) out[r][c] = 0;
+  for (int64_t q = 0; q < quads; ++q)
+    for (int r = 0; r < Rows; ++r) {
+      int8_t a[4];
+      __builtin_memcpy(a, rows[r] + q * 4, 4);
+      for (int64_t c = 0; c < kPanel; ++c) {
+        const int8_t* b = panel + q * 128 + c * 4;
+        out[r][c] += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
+      }
+    }
+#endif
+}
+
+template <int Rows>
+void i8_tile_rows(int64_t quads, const uint8_t* const* rows, const int8_t* panel, const int32_t* sums,
+                  int32_t (*out)[kPanel]) {
+  i8_tile<Rows>(quads, rows, panel, sums, out);
+}
+
+template <int Rows = kI8Rows>
+ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* const* rows, const int8_t* panel,
+                                   const int32_t* sums, int32_t (*out)[kPanel]) {
+  if constexpr (Rows > 1) {
+    if (count < Rows) return i8_tile_dispatch<Rows - 1>(count, quads, rows, panel, sums, out);
+  }
+  i8_tile_rows<Rows>(quads, rows, panel, sums, out);
+}
+
+// Rows of quantized activations lie this many bytes apart: whole quads, and never a multiple of 2048 bytes,
+// where rows would fall on the same lines of the first-level cache.
+ROOTS_INLINE int64_t activation_stride(int64_t k) {
+  int64_t stride = (k + 63) / 64 * 64;
+  return stride % 2048 == 0 ? stride + 64 : stride;
+}
+
+// max |x| of one row, and the row rounded to int8 (half to even) with scale max / 127; +128 where the product
+// instruction wants unsigned activations. A row of zeros gets scale 1.
+// Source: dynamic per-token symmetric quantization, as in LLM.int8() (arXiv 2208.07339), section 2.
+ROOTS_INLINE float quantize_row(const float* x, int64_t k, int64_t padded, uint8_t* q, bool offset) {
+  using V = Vec<float>;
+  V best(0.0f);
+  int64_t i = 0;
+  for (; i + V::kWidth <= k; i += V::kWidth) {
+    const V a = abs(V::load(x + i));
+    best = select<float>(a > best, a, best);
+  }
+  float top = horizontal_max(best);
+  for (; i < k; ++i) {
+    const float a = x[i] < 0 ? -x[i] : x[i];
+    top = a > top ? a : top;
+  }
+  const float scale = top > 0 ? top / 127.0f : 1.0f;
+  const float inverse = top > 0 ? 127.0f / top : 0.0f;
+  const int bias = offset ? 128 : 0;
+  for (i = 0; i < k; ++i) {
+    // adding 1.5 * 2^23 rounds to the nearest integer, ties to even
+    float value = x[i] * inverse;
+    value = value > 127.0f ? 127.0f : value;
+    value = value < -127.0f ? -127.0f : value;
+    const float rounded = (value + 12582912.0f);
+    int32_t bits;
+    __builtin_memcpy(&bits, &rounded, 4);
+    q[i] = static_cast<uint8_t>(bits - 0x4B400000 + bias);
+  }
+  for (; i < padded; ++i) q[i] = static_cast<uint8_t>(bias);
+  return scale;
+}
+
+}  // namespace
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,38 @@
+// Tile and block sizes of the GEMM, each with its reason.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+// 14 rows x 2 vectors: 28 accumulators + 2 vectors of B + 1 broadcast of A fill the 32 registers.
+constexpr int kTileRows = 14, kTileVectors = 2;
+#elif defined(__AVX2__)
+// 6 x 2: 12 accumulators + 2 + 1 of 16 registers.
+constexpr int kTileRows = 6, kTileVectors = 2;
+#else
+// 4 x 2 of 16 SSE registers; without FMA two more hold products.
+constexpr int kTileRows = 4, kTileVectors = 2;
+#endif
+
+template <class T>
+constexpr int kTileColumns = kTileVectors* Vec<T>::kWidth;
+
+// K is cut so that a packed B panel (32 columns x 384 x 4 bytes = 48 KiB) streams from L2 while the A panel
+// (14 x 384 x 4 = 21 KiB) stays in L1.
+constexpr int64_t kBlockK = 384;
+// Rows of A packed at once: 2016 = 144 tiles of 14, 3 MiB of float, well inside L3.
+constexpr int64_t kBlockM = 2016;
+// Columns of B packed at once: 384 x 4096 x 4 = 6 MiB of float, inside L3 together with A.
+constexpr int64_t kBlockN = 4096;
+// One parallel chunk: 8 row tiles x 16 column tiles of C, 40-80 us at the FMA peak.
+constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 16;
+// Up to this many rows, B is read in place instead of being packed: packing would cost as much as the product.
+constexpr int64_t kSkinnyRows = 4;
+
+}  // namespace
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,26 @@
+// Fills a kernel table with this instruction set's kernels. Levels that improve only the int8 products (VNNI)
+// override those alone.
+#include "cpu/declare.h"
+
+#define ROOTS_JOIN_(a, b) a##b
+#define ROOTS_JOIN(a, b) ROOTS_JOIN_(a, b)
+
+namespace roots {
+
+#pragma GCC visibility push(hidden)
+void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table);
+#pragma GCC visibility pop
+
+void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
+#if defined(ROOTS_I8_LEVEL)
+  table->matmul_i8 = ROOTS_ISA::matmul_i8;
+  table->linear_w8a8 = ROOTS_ISA::linear_w8a8;
+  table->probe_fma = ROOTS_ISA::probe_fma;
+#else
+#define KERNEL(name, ...) table->name = ROOTS_ISA::name;
+#include "kernels.def"
+#undef KERNEL
+#endif
+}
+
+}  // namespace roots

@@ -1,0 +1,9 @@
+// Where a kernel file's code lives: roots::<isa>, so that the same file can be compiled once per instruction set.
+// ROOTS_ISA comes from the build (baseline, avx2, avx512, avx512_vnni).
+#pragma once
+
+#ifndef ROOTS_ISA
+#error "compile kernel files with -DROOTS_ISA=<level> (see CMakeLists.txt)"
+#endif
+
+#define ROOTS_INLINE inline __attribute__((always_inline))

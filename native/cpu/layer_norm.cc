@@ -1,0 +1,125 @@
+// layer_norm over the last axis (Ba et al., arXiv 1607.06450): y = (x - mean) rstd * weight + bias,
+// rstd = 1 / sqrt(var + eps), var the biased variance in two passes.
+#include "cpu/declare.h"
+#include "cpu/norm_backward.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+template <class T>
+Status forward(const Context& context, const Tensor& x, const T* weight, const T* bias, const Tensor& out, T* mean,
+               T* rstd, double eps, int64_t width, int64_t rows) {
+  using V = Vec<T>;
+  for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* p = data<T>(x) + r * width;
+      T* y = data<T>(out) + r * width;
+      V sum;
+      each_vector<T>(width, [&](int64_t i, int64_t n) { sum = sum + V::load_partial(p + i, n); });
+      const T m = horizontal_sum(sum) / static_cast<T>(width);
+      V squares;
+      T tail = T(0);
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        const V d = V::load_partial(p + i, n) - V(m);
+        if (n == V::kWidth) squares = fma(d, d, squares);
+        else for (int64_t j = 0; j < n; ++j) tail += d.v[j] * d.v[j];
+      });
+      const T variance = (horizontal_sum(squares) + tail) / static_cast<T>(width);
+      const V root = sqrt(V(variance + static_cast<T>(eps)));
+      const T s = T(1) / root.v[0];
+      mean[r] = m;
+      rstd[r] = s;
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        V v = (V::load_partial(p + i, n) - V(m)) * V(s);
+        if (weight) v = v * V::load_partial(weight + i, n);
+        if (bias) v = v + V::load_partial(bias + i, n);
+        v.store_partial(y + i, n);
+      });
+    }
+  });
+  return nullptr;
+}
+
+// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)).
+template <class T>
+Status backward(const Context& context, const Tensor& dy, const Tensor& x, const T* weight, const T* mean,
+                const T* rstd, const Tensor& dx, T* dweight, T* dbias, int64_t width, int64_t rows) {
+  using V = Vec<T>;
+  for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* g = data<T>(dy) + r * width;
+      const T* p = data<T>(x) + r * width;
+      T* o = data<T>(dx) + r * width;
+      const V m(mean[r]), s(rstd[r]);
+      V sum_g, sum_gh;  // lanes beyond the row have g = 0
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        V d = V::load_partial(g + i, n);
+        if (weight) d = d * V::load_partial(weight + i, n);
+        sum_g = sum_g + d;
+        sum_gh = fma(d, (V::load_partial(p + i, n) - m) * s, sum_gh);
+      });
+      const V mean_g(horizontal_sum(sum_g) / static_cast<T>(width));
+      const V mean_gh(horizontal_sum(sum_gh) / static_cast<T>(width));
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        V d = V::load_partial(g + i, n);
+        if (weight) d = d * V::load_partial(weight + i, n);
+        const V h = (V::load_partial(p + i, n) - m) * s;
+        (s * (d - mean_g - h * mean_gh)).store_partial(o + i, n);
+      });
+    }
+  });
+  if (!dweight && !dbias) return nullptr;
+  T* const sums[2] = {dweight, dbias};
+  return sum_over_rows<T>(context, rows, width, 2, sums, [&](int64_t r, T* partial) {
+    const T* g = data<T>(dy) + r * width;
+    const T* p = data<T>(x) + r * width;
+    const V m(mean[r]), s(rstd[r]);
+    each_vector<T>(width, [&](int64_t i, int64_t n) {
+      const V d = V::load_partial(g + i, n);
+      const V h = (V::load_partial(p + i, n) - m) * s;
+      fma(d, h, V::load_partial(partial + i, n)).store_partial(partial + i, n);
+      (d + V::load_partial(partial + width + i, n)).store_partial(partial + width + i, n);
+    });
+  });
+}
+
+ROOTS_INLINE bool parameter_ok(const OptionalTensor& p, const Tensor& x) {
+  return !p.data || (p.rank == 1 && p.dtype == x.dtype && is_contiguous(p) && p.shape[0] == x.shape[x.rank - 1]);
+}
+
+Status check(const Tensor& x, const Tensor& y, const Tensor& mean, const Tensor& rstd, int64_t* width, int64_t* rows) {
+  CHECK(x.rank >= 1 && same_shape(x, y) && x.dtype == y.dtype, "shapes differ");
+  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(mean) && is_contiguous(rstd), "needs contiguous tensors");
+  CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
+  *width = x.shape[x.rank - 1];
+  *rows = *width > 0 ? numel(x) / *width : 0;
+  CHECK(numel(mean) == *rows && numel(rstd) == *rows && mean.dtype == x.dtype && rstd.dtype == x.dtype, "one mean and rstd per row");
+  return nullptr;
+}
+
+}  // namespace
+
+Status layer_norm_forward(const Context& context, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor out,
+                          Tensor mean, Tensor rstd, double eps) {
+  int64_t width, rows;
+  if (const Status status = check(x, out, mean, rstd, &width, &rows)) return status;
+  CHECK(parameter_ok(weight, x) && parameter_ok(bias, x), "weight and bias are vectors of the last axis");
+  if (x.dtype == DType::f32)
+    return forward<float>(context, x, data<float>(weight), data<float>(bias), out, data<float>(mean), data<float>(rstd), eps, width, rows);
+  return forward<double>(context, x, data<double>(weight), data<double>(bias), out, data<double>(mean), data<double>(rstd), eps, width, rows);
+}
+
+Status layer_norm_backward(const Context& context, Tensor dy, Tensor x, OptionalTensor weight, Tensor mean,
+                           Tensor rstd, Tensor dx, OptionalTensor dweight, OptionalTensor dbias) {
+  int64_t width, rows;
+  if (const Status status = check(x, dx, mean, rstd, &width, &rows)) return status;
+  CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
+  CHECK(parameter_ok(weight, x) && parameter_ok(dweight, x) && parameter_ok(dbias, x), "parameters are vectors of the last axis");
+  if (x.dtype == DType::f32)
+    return backward<float>(context, dy, x, data<float>(weight), data<float>(mean), data<float>(rstd), dx, data<float>(dweight), data<float>(dbias), width, rows);
+  return backward<double>(context, dy, x, data<double>(weight), data<double>(mean), data<double>(rstd), dx, data<double>(dweight), data<double>(dbias), width, rows);
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,108 @@
+// Weight-only int8: y = activation(x W^T + b), W int8 per output row (packed as in gemm/i8.h), x float32.
+// Few rows: the weights stream once, widened in registers (decoding is bound by their bytes). Many rows: panels are
+// widened into the packed form of the float GEMM.
+#include "cpu/declare.h"
+#include "cpu/gemm/gemm.h"
+#include "cpu/gemm/i8.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+// One row of x against one panel: out[0..32).
+ROOTS_INLINE void widen_dot(const float* x, int64_t k, const int8_t* panel, float* out) {
+  float acc[kPanel * kQuad] = {};
+  const int64_t quads = k / kQuad;
+#if defined(__AVX512F__)
+  __m512 sums[8];
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) sums[j] = _mm512_setzero_ps();
+  for (int64_t q = 0; q < quads; ++q) {
+    const __m512 a = _mm512_broadcast_f32x4(_mm_loadu_ps(x + q * 4));
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + q * 128 + j * 16));
+      sums[j] = _mm512_fmadd_ps(a, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), sums[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) _mm512_storeu_ps(acc + j * 16, sums[j]);
+#else
+  for (int64_t q = 0; q < quads; ++q)
+    for (int64_t c = 0; c < kPanel; ++c)
+      for (int64_t e = 0; e < kQuad; ++e)
+        acc[c * kQuad + e] += x[q * kQuad + e] * static_cast<float>(panel[q * 128 + c * kQuad + e]);
+#endif
+  for (int64_t c = 0; c < kPanel; ++c) {
+    float total = (acc[c * kQuad] + acc[c * kQuad + 1]) + (acc[c * kQuad + 2] + acc[c * kQuad + 3]);
+    for (int64_t i = quads * kQuad; i < k; ++i)
+      total += x[i] * static_cast<float>(panel[quads * 128 + c * kQuad + i % kQuad]);
+    out[c] = total;
+  }
+}
+
+// Widens packed int8 weights, times their scale, into panels of the float GEMM.
+struct PackWidened {
+  const int8_t* packed;
+  const float* scale;
+  PackedShape shape;
+  ROOTS_INLINE void operator()(int64_t j0, int64_t columns, int64_t k0, int64_t depth, float* out) const {
+    constexpr int64_t kColumns = kTileColumns<float>;
+    for (int64_t c = 0; c < kColumns; ++c) {
+      const int64_t j = j0 + c;
+      if (c >= columns) {
+        for (int64_t k = 0; k < depth; ++k) out[k * kColumns + c] = 0.0f;
+        continue;
+      }
+      const int8_t* panel = packed + (j / kPanel) * shape.panel_bytes() + (j % kPanel) * kQuad;
+      const float s = scale[j];
+      for (int64_t k = 0; k < depth; ++k) {
+        const int64_t i = k0 + k;
+        out[k * kColumns + c] = s * static_cast<float>(panel[(i / kQuad) * kPanel * kQuad + i % kQuad]);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
+                    int64_t activation) {
+  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
+  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
+  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
+  const PackedShape shape(N, K);
+  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  CHECK(numel(scale) == N, "one scale per output");
+  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)), "one bias per output");
+  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  if (M == 0 || N == 0) return nullptr;
+  Epilogue<float> epilogue;
+  epilogue.bias = static_cast<const float*>(bias.data);
+  epilogue.activation = static_cast<Activation>(activation);
+  const int8_t* weights = data<int8_t>(packed);
+  if (M > kSkinnyRows && K > 0) {
+    const Matrix<float> a{data<float>(x), K, 1};
+    return gemm_packed<float, false>(context, M, N, K, a, PackWidened{weights, data<float>(scale), shape},
+                                     data<float>(out), N, epilogue);
+  }
+  const int64_t per_chunk = ceil_div(262144, shape.panel_bytes() + 1);
+  context.parallel_for(ceil_div(shape.panels, per_chunk), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * per_chunk < shape.panels ? (chunk + 1) * per_chunk : shape.panels;
+    for (int64_t p = chunk * per_chunk; p < end; ++p) {
+      const int64_t j0 = p * kPanel, columns = N - j0 < kPanel ? N - j0 : kPanel;
+      for (int64_t i = 0; i < M; ++i) {
+        float dots[kPanel];
+        widen_dot(data<float>(x) + i * K, K, weights + p * shape.panel_bytes(), dots);
+        float* y = data<float>(out) + i * N + j0;
+        for (int64_t c = 0; c < columns; ++c) y[c] = dots[c] * data<float>(scale)[j0 + c];
+        if (!epilogue.empty()) epilogue.apply(y, 0, j0, columns);
+      }
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,172 @@
+// Quantized matrix products: matmul_i8 (exact int8 x int8 -> int32), linear_w8a8 (dynamic activation quantization,
+// int8 product, float epilogue) and the packing of int8 weights. The arithmetic is in gemm/i8.h.
+#include "cpu/declare.h"
+#include "cpu/gemm/gemm.h"
+#include "cpu/gemm/i8.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+// One panel of weights and its 32 sums from a strided (N, K) view.
+ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_stride, int64_t column_stride,
+                             int64_t panel, int8_t* out, int32_t* sums) {
+  const int64_t quads = (k + kQuad - 1) / kQuad;
+  for (int64_t c = 0; c < kPanel; ++c) {
+    const int64_t j = panel * kPanel + c;
+    int32_t sum = 0;
+    for (int64_t q = 0; q < quads; ++q)
+      for (int64_t e = 0; e < kQuad; ++e) {
+        const int64_t i = q * kQuad + e;
+        const int8_t value = j < n && i < k ? w[j * row_stride + i * column_stride] : int8_t(0);
+        out[q * kPanel * kQuad + c * kQuad + e] = value;
+        sum += value;
+      }
+    sums[c] = sum;
+  }
+}
+
+// All tiles of (M, N): finish(row, first column, columns, sums of the tile row).
+template <class Finish>
+ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t K, const uint8_t* activations,
+                           int64_t stride, const int8_t* packed, const int32_t* sums, const Finish& finish) {
+  const PackedShape shape(N, K);
+  // Chunks of about 64 row tiles x 8 panels; short matrices take more panels instead.
+  const int64_t row_tiles = ceil_div(M, kI8Rows);
+  const int64_t rows_per_chunk = row_tiles < 8 ? row_tiles : 8;
+  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, rows_per_chunk * kI8Rows * K * kPanel + 1);
+  if (panels_per_chunk > ceil_div(shape.panels, 4)) panels_per_chunk = ceil_div(shape.panels, 4);
+  const int64_t row_chunks = ceil_div(row_tiles, rows_per_chunk);
+  const int64_t panel_chunks = ceil_div(shape.panels, panels_per_chunk);
+  context.parallel_for(row_chunks * panel_chunks, [&](int64_t chunk) {
+    const int64_t p0 = (chunk / row_chunks) * panels_per_chunk;
+    const int64_t p1 = p0 + panels_per_chunk < shape.panels ? p0 + panels_per_chunk : shape.panels;
+    const int64_t t0 = (chunk % row_chunks) * rows_per_chunk;
+    const int64_t t1 = t0 + rows_per_chunk < row_tiles ? t0 + rows_per_chunk : row_tiles;
+    for (int64_t p = p0; p < p1; ++p)
+      for (int64_t t = t0; t < t1; ++t) {
+        const int64_t i0 = t * kI8Rows, count = M - i0 < kI8Rows ? M - i0 : kI8Rows;
+        const uint8_t* rows[kI8Rows];
+        for (int64_t r = 0; r < count; ++r) rows[r] = activations + (i0 + r) * stride;
+        int32_t acc[kI8Rows][kPanel];
+        i8_tile_dispatch(count, shape.quads, rows, packed + p * shape.panel_bytes(), sums + p * kPanel, acc);
+        const int64_t j0 = p * kPanel, columns = N - j0 < kPanel ? N - j0 : kPanel;
+        for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
+      }
+  });
+}
+
+}  // namespace
+
+// a (M, K) times b (K, N), any strides, exact.
+Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
+  CHECK(a.rank == 2 && b.rank == 2 && out.rank == 2, "needs matrices");
+  CHECK(a.dtype == DType::i8 && b.dtype == DType::i8 && out.dtype == DType::i32, "needs int8 inputs, int32 out");
+  CHECK(a.shape[1] == b.shape[0] && out.shape[0] == a.shape[0] && out.shape[1] == b.shape[1], "shapes differ");
+  CHECK(is_contiguous(out), "out must be contiguous");
+  const int64_t M = a.shape[0], N = b.shape[1], K = a.shape[1];
+  CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
+  if (M == 0 || N == 0) return nullptr;
+  const PackedShape shape(N, K);
+  const int64_t stride = activation_stride(K);
+  auto* packed = static_cast<int8_t*>(context.workspace(context.host, 0, static_cast<size_t>(shape.total_bytes())));
+  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 1, static_cast<size_t>(M * stride + 64)));
+  CHECK(packed && activations, "out of memory");
+  auto* sums = reinterpret_cast<int32_t*>(packed + shape.weight_bytes());
+  context.parallel_for(shape.panels, [&](int64_t p) {
+    pack_panel(data<int8_t>(b), N, K, b.strides[1], b.strides[0], p, packed + p * shape.panel_bytes(), sums + p * kPanel);
+  });
+  const uint8_t flip = kUnsignedActivations ? 128 : 0;
+  context.parallel_for(ceil_div(M, 64), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * 64 < M ? (chunk + 1) * 64 : M;
+    for (int64_t i = chunk * 64; i < end; ++i) {
+      const int8_t* from = data<int8_t>(a) + i * a.strides[0];
+      uint8_t* to = activations + i * stride;
+      for (int64_t k = 0; k < K; ++k) to[k] = static_cast<uint8_t>(from[k * a.strides[1]]) ^ flip;
+      for (int64_t k = K; k < stride; ++k) to[k] = flip;
+    }
+  });
+  multiply(context, M, N, K, activations, stride, packed, sums,
+           [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
+             __builtin_memcpy(data<int32_t>(out) + i * N + j, acc, static_cast<size_t>(n) * 4);
+           });
+  return nullptr;
+}
+
+// x (M, K) float32 -> q (M, K) int8, scale (M): x ~ q * scale.
+Status quantize_rows_i8(const Context& context, Tensor x, Tensor q, Tensor scale) {
+  CHECK(x.rank == 2 && x.dtype == DType::f32 && is_contiguous(x), "x must be a contiguous float32 matrix");
+  CHECK(q.dtype == DType::i8 && same_shape(x, q) && is_contiguous(q), "q must be int8, like x");
+  CHECK(scale.dtype == DType::f32 && numel(scale) == x.shape[0] && is_contiguous(scale), "one scale per row");
+  const int64_t M = x.shape[0], K = x.shape[1];
+  context.parallel_for(ceil_div(M, 16), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * 16 < M ? (chunk + 1) * 16 : M;
+    for (int64_t i = chunk * 16; i < end; ++i)
+      data<float>(scale)[i] = quantize_row(data<float>(x) + i * K, K, K, data<uint8_t>(q) + i * K, false);
+  });
+  return nullptr;
+}
+
+// weight (N, K) int8 <-> packed (bytes of PackedShape). unpack = 1 restores the weights exactly.
+Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
+  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight), "weight must be a contiguous int8 matrix");
+  const int64_t N = weight.shape[0], K = weight.shape[1];
+  const PackedShape shape(N, K);
+  CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
+  CHECK(packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  int8_t* to = data<int8_t>(packed);
+  int32_t* sums = reinterpret_cast<int32_t*>(to + shape.weight_bytes());
+  context.parallel_for(shape.panels, [&](int64_t p) {
+    if (!unpack) {
+      pack_panel(data<int8_t>(weight), N, K, K, 1, p, to + p * shape.panel_bytes(), sums + p * kPanel);
+      return;
+    }
+    for (int64_t c = 0; c < kPanel && p * kPanel + c < N; ++c)
+      for (int64_t k = 0; k < K; ++k)
+        data<int8_t>(weight)[(p * kPanel + c) * K + k] =
+            to[p * shape.panel_bytes() + (k / kQuad) * kPanel * kQuad + c * kQuad + k % kQuad];
+  });
+  return nullptr;
+}
+
+// y = activation(x W^T + b) with W int8 per output row and x quantized per row on the fly.
+Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
+                   int64_t activation) {
+  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
+  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
+  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
+  const PackedShape shape(N, K);
+  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  CHECK(numel(scale) == N, "one scale per output");
+  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)), "one bias per output");
+  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
+  if (M == 0 || N == 0) return nullptr;
+  const int64_t stride = activation_stride(K);
+  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(M * stride + 64)));
+  auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
+  CHECK(activations && row_scale, "out of memory");
+  context.parallel_for(ceil_div(M, 32), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * 32 < M ? (chunk + 1) * 32 : M;
+    for (int64_t i = chunk * 32; i < end; ++i)
+      row_scale[i] = quantize_row(data<float>(x) + i * K, K, stride, activations + i * stride, kUnsignedActivations);
+  });
+  const int8_t* weights = data<int8_t>(packed);
+  const int32_t* sums = reinterpret_cast<const int32_t*>(weights + shape.weight_bytes());
+  Epilogue<float> epilogue;
+  epilogue.bias = static_cast<const float*>(bias.data);
+  epilogue.activation = static_cast<Activation>(activation);
+  multiply(context, M, N, K, activations, stride, weights, sums,
+           [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
+             float* y = data<float>(out) + i * N + j;
+             const float* s = data<float>(scale) + j;
+             const float row = row_scale[i];
+             for (int64_t c = 0; c < n; ++c) y[c] = static_cast<float>(acc[c]) * (row * s[c]);
+             if (!epilogue.empty()) epilogue.apply(y, 0, j, n);
+           });
+  return nullptr;
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots

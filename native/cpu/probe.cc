@@ -1,0 +1,89 @@
+// Measures what this machine can do at most, for the "% of peak" columns of the benchmarks: multiply-adds on
+// registers alone, and reading memory in order.
+#include "cpu/declare.h"
+#include "cpu/gemm/i8.h"
+#include "cpu/layout.h"
+#include "cpu/simd.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+template <class T>
+T fma_chain(int64_t iterations) {
+  using V = Vec<T>;
+  constexpr int kChains = 12;  // latency 4 x two units = 8 in flight; 12 also fits 16 registers
+  V acc[kChains];
+  const V a(T(0.999999)), b(T(1e-6));
+#pragma GCC unroll 12
+  for (int j = 0; j < kChains; ++j) acc[j] = V(T(j + 1));
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) acc[j] = fma(acc[j], a, b);
+  }
+  V sum;
+  for (int j = 0; j < kChains; ++j) sum = sum + acc[j];
+  return horizontal_sum(sum);
+}
+
+}  // namespace
+
+// out (chunks) float64; kind 0: float32, 1: float64, 2: int8. Each chunk runs `iterations` x 12 vector operations:
+// flops = chunks * iterations * 12 * 2 * width, width = bytes of a vector / size of an element.
+Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t iterations) {
+  CHECK(out.rank == 1 && out.dtype == DType::f64 && is_contiguous(out), "out must be a float64 vector");
+  CHECK(kind >= 0 && kind <= 2, "kind is 0, 1 or 2");
+  context.parallel_for(out.shape[0], [&](int64_t chunk) {
+    double result = 0;
+    if (kind == 0) {
+      result = fma_chain<float>(iterations);
+    } else if (kind == 1) {
+      result = fma_chain<double>(iterations);
+    } else {
+#if defined(__AVX512VNNI__)
+      __m512i acc[12];
+      const __m512i a = _mm512_set1_epi32(0x01020304), b = _mm512_set1_epi32(0x01010101);
+#pragma GCC unroll 12
+      for (int j = 0; j < 12; ++j) acc[j] = _mm512_set1_epi32(j);
+      for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) {
+          acc[j] = _mm512_dpbusd_epi32(acc[j], a, b);
+          __asm__ volatile("" : "+v"(acc[j]));
+        }
+      }
+      __m512i sum = _mm512_setzero_si512();
+      for (int j = 0; j < 12; ++j) sum = _mm512_add_epi32(sum, acc[j]);
+      int32_t lanes[16];
+      _mm512_storeu_si512(lanes, sum);
+      result = lanes[0];
+#else
+      result = -1;  // no dot-product instruction at this level
+#endif
+    }
+    data<double>(out)[chunk] = result;
+  });
+  return nullptr;
+}
+
+// Reads all of x; out (chunks) receives partial sums so that nothing is optimised away.
+Status probe_read(const Context& context, Tensor x, Tensor out) {
+  CHECK(x.dtype == DType::f32 && is_contiguous(x), "x must be contiguous float32");
+  CHECK(out.rank == 1 && out.dtype == DType::f64 && out.shape[0] > 0 && is_contiguous(out), "out must be a float64 vector");
+  const int64_t n = numel(x), chunks = out.shape[0], step = (n + chunks - 1) / chunks;
+  context.parallel_for(chunks, [&](int64_t chunk) {
+    using V = Vec<float>;
+    const int64_t end = (chunk + 1) * step < n ? (chunk + 1) * step : n;
+    V acc[8];
+    int64_t i = chunk * step;
+    for (; i + 8 * V::kWidth <= end; i += 8 * V::kWidth)
+      for (int j = 0; j < 8; ++j) acc[j] = acc[j] + V::load(data<float>(x) + i + j * V::kWidth);
+    V sum;
+    for (int j = 0; j < 8; ++j) sum = sum + acc[j];
+    data<double>(out)[chunk] = horizontal_sum(sum);
+  });
+  return nullptr;
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,98 @@
+// rms_norm over the last axis (Zhang & Sennrich, arXiv 1910.07467): y = x rstd * weight,
+// rstd = 1 / sqrt(mean(x^2) + eps).
+#include "cpu/declare.h"
+#include "cpu/norm_backward.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+template <class T>
+Status forward(const Context& context, const Tensor& x, const T* weight, const Tensor& out, T* rstd, double eps,
+               int64_t width, int64_t rows) {
+  using V = Vec<T>;
+  for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* p = data<T>(x) + r * width;
+      T* y = data<T>(out) + r * width;
+      V squares;
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        const V v = V::load_partial(p + i, n);
+        squares = fma(v, v, squares);
+      });
+      const V root = sqrt(V(horizontal_sum(squares) / static_cast<T>(width) + static_cast<T>(eps)));
+      const T s = T(1) / root.v[0];
+      rstd[r] = s;
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        (V::load_partial(p + i, n) * V(s) * V::load_partial(weight + i, n)).store_partial(y + i, n);
+      });
+    }
+  });
+  return nullptr;
+}
+
+// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)).
+template <class T>
+Status backward(const Context& context, const Tensor& dy, const Tensor& x, const T* weight, const T* rstd,
+                const Tensor& dx, T* dweight, int64_t width, int64_t rows) {
+  using V = Vec<T>;
+  for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* g = data<T>(dy) + r * width;
+      const T* p = data<T>(x) + r * width;
+      const V s(rstd[r]);
+      V sum;
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        sum = fma(V::load_partial(g + i, n) * V::load_partial(weight + i, n), V::load_partial(p + i, n) * s, sum);
+      });
+      const V mean_gh(horizontal_sum(sum) / static_cast<T>(width));
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        const V d = V::load_partial(g + i, n) * V::load_partial(weight + i, n);
+        (s * (d - V::load_partial(p + i, n) * s * mean_gh)).store_partial(data<T>(dx) + r * width + i, n);
+      });
+    }
+  });
+  T* const sums[1] = {dweight};
+  return sum_over_rows<T>(context, rows, width, 1, sums, [&](int64_t r, T* partial) {
+    const T* g = data<T>(dy) + r * width;
+    const T* p = data<T>(x) + r * width;
+    const V s(rstd[r]);
+    each_vector<T>(width, [&](int64_t i, int64_t n) {
+      fma(V::load_partial(g + i, n), V::load_partial(p + i, n) * s, V::load_partial(partial + i, n))
+          .store_partial(partial + i, n);
+    });
+  });
+}
+
+Status check(const Tensor& x, const Tensor& weight, const Tensor& y, const Tensor& rstd, int64_t* width, int64_t* rows) {
+  CHECK(x.rank >= 1 && same_shape(x, y) && x.dtype == y.dtype, "shapes differ");
+  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(rstd) && is_contiguous(weight), "needs contiguous tensors");
+  CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
+  *width = x.shape[x.rank - 1];
+  *rows = *width > 0 ? numel(x) / *width : 0;
+  CHECK(weight.rank == 1 && weight.shape[0] == *width && weight.dtype == x.dtype, "weight is a vector of the last axis");
+  CHECK(numel(rstd) == *rows && rstd.dtype == x.dtype, "one rstd per row");
+  return nullptr;
+}
+
+}  // namespace
+
+Status rms_norm_forward(const Context& context, Tensor x, Tensor weight, Tensor out, Tensor rstd, double eps) {
+  int64_t width, rows;
+  if (const Status status = check(x, weight, out, rstd, &width, &rows)) return status;
+  if (x.dtype == DType::f32) return forward<float>(context, x, data<float>(weight), out, data<float>(rstd), eps, width, rows);
+  return forward<double>(context, x, data<double>(weight), out, data<double>(rstd), eps, width, rows);
+}
+
+Status rms_norm_backward(const Context& context, Tensor dy, Tensor x, Tensor weight, Tensor rstd, Tensor dx,
+                         Tensor dweight) {
+  int64_t width, rows;
+  if (const Status status = check(x, weight, dx, rstd, &width, &rows)) return status;
+  CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
+  CHECK(same_shape(dweight, weight) && dweight.dtype == x.dtype && is_contiguous(dweight), "dweight must be like weight");
+  if (x.dtype == DType::f32) return backward<float>(context, dy, x, data<float>(weight), data<float>(rstd), dx, data<float>(dweight), width, rows);
+  return backward<double>(context, dy, x, data<double>(weight), data<double>(rstd), dx, data<double>(dweight), width, rows);
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,353 @@
+// One vector of the compiled instruction set: arithmetic by the compiler's vector extensions, intrinsics only
+// where there is no operator (fma, square root, masked loads). Also exp and log, accurate to about one unit in the
+// last place for float and double, so that kernels need no math library.
+//
+// Everything is in an anonymous namespace: an inline function shared between instruction sets would let the
+// linker keep the AVX-512 copy for a processor that has none.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// The compiler's vector types, one specialisation per element type: the attribute does not work on a dependent type.
+template <class T>
+struct RawVector;
+#define ROOTS_RAW_VECTOR(T, I)                                                                     \
+  template <>                                                                                     \
+  struct RawVector<T> {                                                                           \
+    using Int = I;                                                                                \
+    typedef T Type __attribute__((vector_size(kVectorBytes)));                                    \
+    typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));        \
+    typedef I Mask __attribute__((vector_size(kVectorBytes)));                                    \
+  };
+ROOTS_RAW_VECTOR(float, int32_t)
+ROOTS_RAW_VECTOR(double, int64_t)
+ROOTS_RAW_VECTOR(int32_t, int32_t)
+ROOTS_RAW_VECTOR(int64_t, int64_t)
+#undef ROOTS_RAW_VECTOR
+
+template <class T>
+struct Vec {
+  using Raw = typename RawVector<T>::Type;
+  using RawUnaligned = typename RawVector<T>::Unaligned;
+  using Mask = typename RawVector<T>::Mask;
+  static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+
+  Raw v;
+
+  ROOTS_INLINE Vec() : v{} {}
+  ROOTS_INLINE Vec(Raw raw) : v(raw) {}
+  ROOTS_INLINE Vec(T value) { v = value - Raw{}; }
+
+  static ROOTS_INLINE Vec load(const T* p) { return *reinterpret_cast<const RawUnaligned*>(p); }
+  ROOTS_INLINE void store(T* p) const { *reinterpret_cast<RawUnaligned*>(p) = v; }
+  // The first n elements, 0 <= n <= kWidth; the rest are zero.
+  static ROOTS_INLINE Vec load_partial(const T* p, int64_t n) {
+    if (n == kWidth) return load(p);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      return Vec((Raw)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1u), p));
+    else
+      return Vec((Raw)_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1u), p));
+#else
+    Vec r;
+    for (int64_t i = 0; i < n; ++i) r.v[i] = p[i];
+    return r;
+#endif
+  }
+  ROOTS_INLINE void store_partial(T* p, int64_t n) const {
+    if (n == kWidth) return store(p);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << n) - 1u), (__m512i)v);
+    else
+      _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1u), (__m512i)v);
+#else
+    for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+#endif
+  }
+
+  friend ROOTS_INLINE Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  friend ROOTS_INLINE Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  friend ROOTS_INLINE Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  friend ROOTS_INLINE Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+  friend ROOTS_INLINE Vec operator-(Vec a) { return -a.v; }
+  friend ROOTS_INLINE Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  friend ROOTS_INLINE Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
+  friend ROOTS_INLINE Mask operator>(Vec a, Vec b) { return a.v > b.v; }
+  friend ROOTS_INLINE Mask operator>=(Vec a, Vec b) { return a.v >= b.v; }
+  friend ROOTS_INLINE Mask operator==(Vec a, Vec b) { return a.v == b.v; }
+  friend ROOTS_INLINE Mask operator!=(Vec a, Vec b) { return a.v != b.v; }
+};
+
+template <class T>
+ROOTS_INLINE Vec<T> select(typename Vec<T>::Mask mask, Vec<T> a, Vec<T> b) {
+  return Vec<T>(mask ? a.v : b.v);
+}
+
+ROOTS_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+#if defined(__AVX512F__)
+  return Vec<float>((Vec<float>::Raw)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v));
+#elif defined(__FMA__)
+  return Vec<float>((Vec<float>::Raw)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v));
+#else
+  return a * b + c;
+#endif
+}
+
+ROOTS_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+#if defined(__AVX512F__)
+  return Vec<double>((Vec<double>::Raw)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v));
+#elif defined(__FMA__)
+  return Vec<double>((Vec<double>::Raw)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v));
+#else
+  return a * b + c;
+#endif
+}
+
+ROOTS_INLINE Vec<float> sqrt(Vec<float> a) {
+#if defined(__AVX512F__)
+  return Vec<float>((Vec<float>::Raw)_mm512_sqrt_ps((__m512)a.v));
+#elif defined(__AVX2__)
+  return Vec<float>((Vec<float>::Raw)_mm256_sqrt_ps((__m256)a.v));
+#elif defined(__x86_64__)
+  return Vec<float>((Vec<float>::Raw)_mm_sqrt_ps((__m128)a.v));
+#else
+  Vec<float> r;
+  for (int i = 0; i < Vec<float>::kWidth; ++i) r.v[i] = __builtin_sqrtf(a.v[i]);
+  return r;
+#endif
+}
+
+ROOTS_INLINE Vec<double> sqrt(Vec<double> a) {
+#if defined(__AVX512F__)
+  return Vec<double>((Vec<double>::Raw)_mm512_sqrt_pd((__m512d)a.v));
+#elif defined(__AVX2__)
+  return Vec<double>((Vec<double>::Raw)_mm256_sqrt_pd((__m256d)a.v));
+#elif defined(__x86_64__)
+  return Vec<double>((Vec<double>::Raw)_mm_sqrt_pd((__m128d)a.v));
+#else
+  Vec<double> r;
+  for (int i = 0; i < Vec<double>::kWidth; ++i) r.v[i] = __builtin_sqrt(a.v[i]);
+  return r;
+#endif
+}
+
+// NaN in either argument gives NaN, as in the reference frameworks.
+template <class T>
+ROOTS_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+  const Vec<T> greater = select<T>(a > b, a, b);
+  return select<T>(a != a, a, greater);
+}
+template <class T>
+ROOTS_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+  const Vec<T> less = select<T>(a < b, a, b);
+  return select<T>(a != a, a, less);
+}
+
+template <class T>
+ROOTS_INLINE Vec<T> abs(Vec<T> a) {
+  return select<T>(a < Vec<T>(T(0)), -a, select<T>(a == Vec<T>(T(0)), Vec<T>(T(0)), a));
+}
+
+// Adds the lanes in a fixed tree, the same for every thread count.
+template <class T>
+ROOTS_INLINE T horizontal_sum(Vec<T> a) {
+  T lanes[Vec<T>::kWidth];
+  a.store(lanes);
+  for (int step = Vec<T>::kWidth / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
+  return lanes[0];
+}
+
+template <class T>
+ROOTS_INLINE T horizontal_max(Vec<T> a) {
+  T best = a.v[0];
+  for (int i = 1; i < Vec<T>::kWidth; ++i) best = (a.v[i] > best || a.v[i] != a.v[i]) ? a.v[i] : best;
+  return best;
+}
+
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr float kLow = -104.0f, kHigh = 89.0f;  // beyond: exactly 0 and infinity
+  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr double kLow = -746.0, kHigh = 710.0;
+  static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
+};
+
+// e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln(2)/2, e^r by its Taylor polynomial. 2^n is applied in two
+// halves so that denormal results and the step to infinity come out right. NaN stays NaN.
+template <class T>
+ROOTS_INLINE Vec<T> exp(Vec<T> x) {
+  using C = ExpConstants<T>;
+  using V = Vec<T>;
+  using Mask = typename V::Mask;
+  x = select<T>(x > V(C::kHigh), V(C::kHigh), x);
+  x = select<T>(x < V(C::kLow), V(C::kLow), x);
+  const V shifted = fma(x, V(T(1.44269504088896340736)), V(C::kMagic));
+  const V n = shifted - V(C::kMagic);
+  V r = fma(n, V(-C::kLn2High), x);
+  r = fma(n, V(-C::kLn2Low), r);
+  V p;
+  if constexpr (sizeof(T) == 4) {
+    p = V(T(1.0 / 5040));
+  } else {
+    p = V(T(1.0 / 6227020800.0));
+    p = fma(p, r, V(T(1.0 / 479001600.0)));
+    p = fma(p, r, V(T(1.0 / 39916800.0)));
+    p = fma(p, r, V(T(1.0 / 3628800.0)));
+    p = fma(p, r, V(T(1.0 / 362880.0)));
+    p = fma(p, r, V(T(1.0 / 40320.0)));
+    p = fma(p, r, V(T(1.0 / 5040.0)));
+  }
+  p = fma(p, r, V(T(1.0 / 720)));
+  p = fma(p, r, V(T(1.0 / 120)));
+  p = fma(p, r, V(T(1.0 / 24)));
+  p = fma(p, r, V(T(1.0 / 6)));
+  p = fma(p, r, V(T(0.5)));
+  p = fma(p, r, V(T(1)));
+  p = fma(p, r, V(T(1)));
+  const V magic(C::kMagic);
+  const Mask exponent = (Mask)shifted.v - (Mask)magic.v;
+  const Mask half = exponent >> 1;
+  const Mask first = (half + C::kBias) << C::kMantissa;
+  const Mask second = (exponent - half + C::kBias) << C::kMantissa;
+  return V(p.v * (typename V::Raw)first * (typename V::Raw)second);
+}
+
+// ln x = e ln 2 + 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
+template <class T>
+ROOTS_INLINE Vec<T> log(Vec<T> x) {
+  using C = ExpConstants<T>;
+  using V = Vec<T>;
+  using Mask = typename V::Mask;
+  constexpr T kTwoPower = sizeof(T) == 4 ? T(8388608.0) : T(4503599627370496.0);
+  constexpr T kMinNormal = sizeof(T) == 4 ? T(1.17549435e-38f) : T(2.2250738585072014e-308);
+  const Mask denormal = x < V(kMinNormal);
+  const V scaled = select<T>(denormal, x * V(kTwoPower), x);
+  const Mask bits = (Mask)scaled.v;
+  const V sqrt_half(T(0.70710678118654752440));
+  const Mask offset = bits - (Mask)sqrt_half.v;
+  const Mask exponent = offset >> C::kMantissa;  // arithmetic shift: floor
+  const V m((typename V::Raw)(bits - (exponent << C::kMantissa)));
+  // exponent as T by the rounding constant, exact for small integers
+  const V magic(C::kMagic);
+  V e = V((typename V::Raw)(exponent + (Mask)magic.v)) - magic;
+  e = select<T>(denormal, e - V(T(C::kMantissa)), e);
+  const V s = (m - V(T(1))) / (m + V(T(1)));
+  const V z = s * s;
+  V p;
+  if constexpr (sizeof(T) == 4) {
+    p = V(T(1.0 / 9));
+  } else {
+    p = V(T(1.0 / 21));
+    p = fma(p, z, V(T(1.0 / 19)));
+    p = fma(p, z, V(T(1.0 / 17)));
+    p = fma(p, z, V(T(1.0 / 15)));
+    p = fma(p, z, V(T(1.0 / 13)));
+    p = fma(p, z, V(T(1.0 / 11)));
+    p = fma(p, z, V(T(1.0 / 9)));
+  }
+  p = fma(p, z, V(T(1.0 / 7)));
+  p = fma(p, z, V(T(1.0 / 5)));
+  p = fma(p, z, V(T(1.0 / 3)));
+  p = p * z;
+  const V two_s = s + s;
+  V result = fma(e, V(C::kLn2Low), two_s * p);
+  result = result + two_s;
+  result = fma(e, V(C::kLn2High), result);
+  const V infinity = V(static_cast<T>(__builtin_inf()));
+  result = select<T>(x == infinity, infinity, result);
+  result = select<T>(x == V(T(0)), -infinity, result);
+  result = select<T>(x < V(T(0)), V(T(__builtin_nan(""))), result);
+  return select<T>(x != x, x, result);
+}
+
+// --- 16-bit floats ---------------------------------------------------------------------------------------------
+
+ROOTS_INLINE float bf16_to_f32(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+
+// Round to nearest even; NaN stays a quiet NaN.
+ROOTS_INLINE uint16_t f32_to_bf16(float f) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  bits += 0x7fffu + ((bits >> 16) & 1u);
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+ROOTS_INLINE float f16_to_f32(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t magnitude = h & 0x7fffu;
+  uint32_t bits;
+  if (magnitude >= 0x7c00u) {
+    bits = 0x7f800000u | (magnitude & 0x3ffu) << 13;  // infinity or NaN
+  } else if (magnitude >= 0x400u) {
+    bits = (magnitude << 13) + ((127u - 15u) << 23);
+  } else {
+    // denormal: magnitude * 2^-24, exact in float
+    float f = static_cast<float>(magnitude) * 5.9604644775390625e-8f;
+    __builtin_memcpy(&bits, &f, 4);
+  }
+  bits |= sign;
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+
+// Round to nearest even; overflow gives infinity.
+ROOTS_INLINE uint16_t f32_to_f16(float f) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &f, 4);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
+  if (bits < 0x38800000u) {
+    // denormal result: adding 0.5 aligns the mantissa so that the addition itself rounds to multiples of 2^-24
+    float magnitude;
+    __builtin_memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;
+    uint32_t sum;
+    __builtin_memcpy(&sum, &magnitude, 4);
+    return static_cast<uint16_t>(sign | (sum - 0x3f000000u));
+  }
+  bits += 0xfffu + ((bits >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((bits - ((127u - 15u) << 23)) >> 13));
+}
+
+}  // namespace
+}  // namespace ROOTS_ISA
+}  // namespace roots

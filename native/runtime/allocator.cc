@@ -1,0 +1,92 @@
+#include "runtime/allocator.h"
+
+#include <unistd.h>
+
+namespace roots {
+namespace {
+
+// Free blocks above this share of the peak go back to the system instead of into the cache.
+constexpr int64_t kMinimumCache = int64_t{256} << 20;
+
+int64_t default_limit() {
+  const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
+  return pages > 0 && page > 0 ? pages * page / 10 * 9 : int64_t{1} << 40;
+}
+
+}  // namespace
+
+size_t size_class(size_t bytes) {
+  if (bytes <= 64) return 64;
+  size_t power = 64;
+  while (power * 2 < bytes) power *= 2;
+  const size_t step = power / 8 < 64 ? 64 : power / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+Allocator::Allocator(const Backend* backend) : backend_(backend) { stats_.limit_bytes = default_limit(); }
+
+void* Allocator::allocate(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (bytes > static_cast<size_t>(stats_.limit_bytes - stats_.live_bytes)) return nullptr;
+  const size_t rounded = size_class(bytes);
+  void* data = nullptr;
+  auto found = free_.find(rounded);
+  if (found != free_.end() && !found->second.empty()) {
+    data = found->second.back();
+    found->second.pop_back();
+    stats_.cached_bytes -= static_cast<int64_t>(rounded);
+  } else {
+    if (stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) > stats_.limit_bytes) drop_cache_locked();
+    if (backend_->allocate(rounded, &data) != nullptr) {
+      drop_cache_locked();
+      if (backend_->allocate(rounded, &data) != nullptr) return nullptr;
+    }
+  }
+  ++stats_.live_blocks;
+  stats_.live_bytes += static_cast<int64_t>(bytes);
+  if (stats_.live_bytes > stats_.peak_bytes) stats_.peak_bytes = stats_.live_bytes;
+  return data;
+}
+
+void Allocator::release(void* data, size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const size_t rounded = size_class(bytes);
+  --stats_.live_blocks;
+  stats_.live_bytes -= static_cast<int64_t>(bytes);
+  const int64_t keep = stats_.peak_bytes > kMinimumCache ? stats_.peak_bytes : kMinimumCache;
+  if (stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) > keep) {
+    backend_->release(data, rounded);
+    return;
+  }
+  free_[rounded].push_back(data);
+  stats_.cached_bytes += static_cast<int64_t>(rounded);
+}
+
+void Allocator::drop_cache_locked() {
+  for (auto& [rounded, blocks] : free_)
+    for (void* block : blocks) backend_->release(block, rounded);
+  free_.clear();
+  stats_.cached_bytes = 0;
+}
+
+void Allocator::drop_cache() {
+  const std::lock_guard lock(mutex_);
+  drop_cache_locked();
+}
+
+MemoryStats Allocator::stats() {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Allocator::set_limit(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  stats_.limit_bytes = bytes;
+}
+
+void Allocator::reset_peak() {
+  const std::lock_guard lock(mutex_);
+  stats_.peak_bytes = stats_.live_bytes;
+}
+
+}  // namespace roots

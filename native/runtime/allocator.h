@@ -1,0 +1,47 @@
+// Caching allocator of one device: blocks are kept by size class and reused, because fresh memory is slow
+// (page faults on first write). Counts every byte, enforces a limit, and drops its cache before it gives up.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "core/backend.h"
+
+namespace roots {
+
+struct MemoryStats {
+  int64_t live_blocks = 0;   // blocks handed out
+  int64_t live_bytes = 0;    // bytes asked for in them
+  int64_t peak_bytes = 0;    // highest live_bytes so far
+  int64_t cached_bytes = 0;  // free blocks kept for reuse
+  int64_t limit_bytes = 0;
+};
+
+class Allocator {
+ public:
+  explicit Allocator(const Backend* backend);
+
+  // nullptr: the limit is reached or the system has no memory.
+  void* allocate(size_t bytes);
+  void release(void* data, size_t bytes);
+  void drop_cache();
+  MemoryStats stats();
+  void set_limit(int64_t bytes);
+  void reset_peak();
+
+ private:
+  void drop_cache_locked();
+
+  const Backend* backend_;
+  std::mutex mutex_;
+  std::unordered_map<size_t, std::vector<void*>> free_;
+  MemoryStats stats_;
+};
+
+// The rounded size of a block: steps of one eighth of a power of two, so at most 12.5 % is lost.
+size_t size_class(size_t bytes);
+
+}  // namespace roots

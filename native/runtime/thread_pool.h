@@ -1,0 +1,47 @@
+// The process's worker threads. A job is a counter of chunks; the caller works too and never waits for a worker
+// that has not joined the job, so a busy machine slows it in proportion and no more.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace roots {
+
+class ThreadPool {
+ public:
+  // The one pool of this process, made on first use and never destroyed (threads outlive static destructors).
+  static ThreadPool& instance();
+
+  // Threads that work on a job, the caller included.
+  int threads() const { return threads_.load(std::memory_order_relaxed); }
+  void set_threads(int count);
+
+  // Runs body(argument, i) for all i in [0, chunks). Runs everything on the caller when the pool is already busy
+  // with the job of another thread.
+  void run(int64_t chunks, void (*body)(void*, int64_t), void* argument);
+
+ private:
+  ThreadPool();
+  void work(int index);
+  bool join_job(uint64_t* seen);
+
+  // state: epoch << 16 | active workers << 1 | open
+  std::atomic<uint64_t> state_{0};
+  std::atomic<int64_t> next_{0};
+  int64_t chunks_ = 0;
+  void (*body_)(void*, int64_t) = nullptr;
+  void* argument_ = nullptr;
+
+  std::atomic<bool> busy_{false};
+  std::atomic<int> threads_{1};
+  std::atomic<int> sleeping_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace roots
