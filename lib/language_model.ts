@@ -1,0 +1,207 @@
+// LanguageModel: a checkpoint with its tokenizer, in a few lines.
+import { stat } from 'node:fs/promises';
+import { divergence } from './eval/divergence.js';
+import type { DivergenceResult } from './eval/divergence.js';
+import { perplexity } from './eval/perplexity.js';
+import type { PerplexityOptions, PerplexityResult } from './eval/perplexity.js';
+import { generateIds } from './generate/generate.js';
+import type { FinishReason } from './generate/generate.js';
+import type { SamplingOptions } from './generate/sampler.js';
+import { TextStream } from './generate/text_stream.js';
+import { saveFolder } from './io/checkpoint.js';
+import type { JsonObject } from './io/json.js';
+import type { CausalLM } from './models/causal_lm.js';
+import { tokenIds } from './models/config.js';
+import { architectureOf, loadModel, writeModel } from './models/registry.js';
+import * as check from './ops/check.js';
+import { ConfigError, DeviceError, FileError, OptionError } from './tensor/errors.js';
+import { Tokenizer } from './text/tokenizer.js';
+
+export interface LoadOptions {
+  device?: 'cpu' | 'auto';
+  /** The element type of the weights in memory. Only float32 so far: 16-bit checkpoints are widened. */
+  dtype?: 'float32';
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Tokens to generate at most. Default 20, or what `maxLength` leaves. */
+  maxNewTokens?: number;
+  /** Tokens in all, prompt included. */
+  maxLength?: number;
+  /** End the text before the first of these strings. */
+  stop?: string | readonly string[];
+  /** Ends generation early; the promise rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+const generateKeys = ['greedy', 'temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'seed', 'maxNewTokens', 'maxLength', 'stop', 'signal'];
+
+export interface Generation {
+  /** Prompt and continuation, special tokens left out. */
+  text: string;
+  /** The continuation alone. */
+  newText: string;
+  promptTokens: number[];
+  /** The new token ids. */
+  tokens: number[];
+  finishReason: FinishReason;
+}
+
+export class LanguageModel {
+  readonly model: CausalLM;
+  readonly tokenizer: Tokenizer;
+  /** Things about the checkpoint that were accepted but are worth knowing. */
+  readonly warnings: readonly string[];
+  readonly #config: JsonObject;
+  readonly #generationConfig: JsonObject;
+
+  constructor(model: CausalLM, tokenizer: Tokenizer, extra: { config?: JsonObject; generationConfig?: JsonObject; warnings?: readonly string[] } = {}) {
+    this.model = model;
+    this.tokenizer = tokenizer;
+    this.warnings = extra.warnings ?? [];
+    this.#config = extra.config ?? model.config;
+    this.#generationConfig = extra.generationConfig ?? {};
+  }
+
+  /** Loads a model folder in the Hugging Face layout (config.json, safetensors, tokenizer.json). */
+  static async fromPretrained(folder: string, options: LoadOptions = {}): Promise<LanguageModel> {
+    check.knownOptions('fromPretrained', options, ['device', 'dtype']);
+    const { device = 'auto', dtype = 'float32' } = options;
+    if (device !== 'cpu' && device !== 'auto') throw new DeviceError(`fromPretrained: device ${JSON.stringify(device)} is not available; devices() lists those that are`);
+    check.oneOf('fromPretrained', 'dtype', dtype, ['float32']);
+    if (typeof folder !== 'string' || folder === '') throw new TypeError('fromPretrained: expected the path of a model folder');
+    if (!(await stat(folder).catch(() => null)))
+      throw new FileError('ERR_FILE_NOT_FOUND', `${folder}: no such model folder; give the path of a folder with config.json, model.safetensors and tokenizer.json`);
+    const { model, config, generationConfig, warnings } = await loadModel(folder);
+    try {
+      const tokenizer = await Tokenizer.fromPretrained(folder);
+      if (tokenizer.vocabSize > model.shape.vocab)
+        throw new ConfigError(`${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model's vocabulary only ${model.shape.vocab}; they do not belong together`);
+      return new LanguageModel(model, tokenizer, { config, generationConfig, warnings });
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+  }
+
+  get architecture(): string {
+    return architectureOf(this.#config);
+  }
+
+  /** config.json for the model as it is now. */
+  get config(): JsonObject {
+    return this.model.config;
+  }
+
+  get generationConfig(): JsonObject {
+    return this.#generationConfig;
+  }
+
+  /** Token ids that end a text: generation_config.json, else config.json. */
+  get eosTokenIds(): number[] {
+    const { vocab } = this.model.shape;
+    const own = tokenIds(this.#generationConfig['eos_token_id'], vocab);
+    return own.length > 0 ? own : tokenIds(this.#config['eos_token_id'], vocab);
+  }
+
+  #limits(promptLength: number, options: GenerateOptions): number {
+    check.knownOptions('generate', options, generateKeys);
+    if (options.maxNewTokens !== undefined && options.maxLength !== undefined)
+      throw new OptionError('generate: give maxNewTokens or maxLength, not both');
+    if (options.maxLength !== undefined) {
+      check.integer('generate', 'maxLength', options.maxLength, 1);
+      if (options.maxLength <= promptLength)
+        throw new OptionError(`generate: the prompt has ${promptLength} tokens, maxLength ${options.maxLength} leaves nothing to generate; maxLength counts the prompt, maxNewTokens does not`);
+      return options.maxLength - promptLength;
+    }
+    return options.maxNewTokens ?? 20;
+  }
+
+  /** Continues a prompt. Greedy unless a sampling option is given. */
+  async generate(prompt: string, options: GenerateOptions = {}): Promise<Generation> {
+    const pieces = this.#run(prompt, options);
+    for (;;) {
+      const next = await pieces.next();
+      if (next.done) return next.value;
+    }
+  }
+
+  /** The continuation piece by piece. Pieces are whole characters; what a stop string cuts off never appears. */
+  async *stream(prompt: string, options: GenerateOptions = {}): AsyncGenerator<string, Generation> {
+    return yield* this.#run(prompt, options);
+  }
+
+  async *#run(prompt: string, options: GenerateOptions): AsyncGenerator<string, Generation> {
+    const promptTokens = this.tokenizer.encode(prompt);
+    const maxNewTokens = this.#limits(promptTokens.length, options);
+    const stops = options.stop === undefined ? [] : typeof options.stop === 'string' ? [options.stop] : options.stop;
+    const { stop: _stop, maxLength: _maxLength, ...rest } = options;
+    const text = new TextStream(this.tokenizer, promptTokens, stops);
+    const stopped = [false];
+    const reasons: (FinishReason | null)[] = [null];
+    const eos = new Set(this.eosTokenIds);
+    const tokens: number[] = [];
+    for await (const [token] of generateIds(this.model, [promptTokens], { ...rest, maxNewTokens, eosTokenIds: [...eos] }, stopped, reasons)) {
+      tokens.push(token!);
+      if (eos.has(token!)) continue;
+      const piece = text.push(token!);
+      if (text.stoppedBy !== null) {
+        stopped[0] = true;
+        reasons[0] = 'stop';
+      }
+      if (piece !== '') yield piece;
+    }
+    const tail = text.finish();
+    if (tail !== '') yield tail;
+    const newText = text.text;
+    const whole = text.stoppedBy === null ? this.tokenizer.decode([...promptTokens, ...tokens]) : this.tokenizer.decode(promptTokens) + newText;
+    return { text: whole, newText, promptTokens, tokens, finishReason: reasons[0] ?? 'length' };
+  }
+
+  /** Continues several prompts at once, whatever their lengths. Stop strings are for `generate` and `stream`. */
+  async generateBatch(prompts: readonly string[], options: Omit<GenerateOptions, 'stop'> = {}): Promise<Generation[]> {
+    const ids = prompts.map((p) => this.tokenizer.encode(p));
+    const maxNewTokens = this.#limits(Math.max(0, ...ids.map((p) => p.length)), options);
+    const { maxLength: _maxLength, ...rest } = options;
+    const reasons: (FinishReason | null)[] = prompts.map(() => null);
+    const tokens: number[][] = prompts.map(() => []);
+    const stopped = prompts.map(() => false);
+    for await (const step of generateIds(this.model, ids, { ...rest, maxNewTokens, eosTokenIds: this.eosTokenIds }, stopped, reasons))
+      step.forEach((token, b) => token !== null && tokens[b]!.push(token));
+    return prompts.map((_, b) => ({
+      text: this.tokenizer.decode([...ids[b]!, ...tokens[b]!]),
+      newText: this.tokenizer.decode(tokens[b]!),
+      promptTokens: ids[b]!,
+      tokens: tokens[b]!,
+      finishReason: reasons[b] ?? 'length',
+    }));
+  }
+
+  /** Perplexity of a text; the convention stands in eval/perplexity.ts and docs/evaluation.md. */
+  perplexity(text: string, options: PerplexityOptions = {}): Promise<PerplexityResult> {
+    return perplexity(this.model, this.tokenizer.encode(text), options);
+  }
+
+  /** How far this model has moved from `reference` on a text. */
+  divergenceFrom(reference: LanguageModel, text: string, options: PerplexityOptions = {}): Promise<DivergenceResult> {
+    return divergence(reference.model, this.model, this.tokenizer.encode(text), options);
+  }
+
+  /** Writes the files of a model folder into an empty folder; `save` does it atomically. */
+  async writeTo(folder: string): Promise<void> {
+    await writeModel(folder, this.model, { generationConfig: this.#generationConfig, files: this.tokenizer.files });
+  }
+
+  /** Saves as a model folder: complete and durable when the promise resolves, or not there at all. */
+  async save(folder: string, options: { overwrite?: boolean } = {}): Promise<void> {
+    await saveFolder(folder, (temporary) => this.writeTo(temporary), { ...options, expectedBytes: this.model.numParameters() * 4 });
+  }
+
+  dispose(): void {
+    this.model.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

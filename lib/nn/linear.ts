@@ -1,0 +1,118 @@
+// Linear: y = x Wᵀ + b, in float or with int8 weights. GPT-2's Conv1D is the same layer with its weight stored
+// transposed.
+import { contiguous } from '../ops/cast.js';
+import { linear } from '../ops/matmul.js';
+import type { Activation } from '../ops/matmul.js';
+import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
+import { transpose } from '../ops/view.js';
+import { RootsError } from '../tensor/errors.js';
+import { tidy } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { Module } from './module.js';
+
+export type Int8Scheme = 'w8a8' | 'w8a16';
+
+interface Int8Weight {
+  readonly scheme: Int8Scheme;
+  readonly packed: Tensor;
+  readonly scale: Tensor;
+}
+
+export interface LinearInit {
+  weight: Tensor;
+  bias?: Tensor | null;
+  /** The weight is (in, out), as GPT-2 stores it. */
+  conv1d?: boolean;
+}
+
+export class Linear extends Module {
+  readonly conv1d: boolean;
+  #weight: Tensor | null;
+  #bias: Tensor | null;
+  #int8: Int8Weight | null = null;
+  #shape: readonly [outputs: number, inputs: number];
+  /** Sees every input: calibration collects activations here. */
+  observer: ((x: Tensor) => void) | null = null;
+
+  constructor(init: LinearInit) {
+    super();
+    this.conv1d = init.conv1d ?? false;
+    this.#weight = this.register('weight', init.weight);
+    this.#bias = init.bias ? this.register('bias', init.bias) : null;
+    const [a, b] = init.weight.shape as [number, number];
+    this.#shape = this.conv1d ? [b, a] : [a, b];
+  }
+
+  get outFeatures(): number {
+    return this.#shape[0];
+  }
+  get inFeatures(): number {
+    return this.#shape[1];
+  }
+  get bias(): Tensor | null {
+    return this.#bias;
+  }
+  /** The int8 scheme, or null for float weights. */
+  get scheme(): Int8Scheme | null {
+    return this.#int8?.scheme ?? null;
+  }
+
+  /** The float weight as a view (out, in). */
+  get weight(): Tensor {
+    if (!this.#weight) throw new RootsError('ERR_MODULE', 'Linear: the weight is int8; there is no float weight');
+    return this.#weight;
+  }
+
+  forward(x: Tensor, activation: Activation = 'none'): Tensor {
+    this.observer?.(x);
+    if (this.#int8) {
+      const { scheme, packed, scale } = this.#int8;
+      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale, this.#bias, { activation });
+    }
+    const weight = this.#weight!;
+    if (!this.conv1d) return linear(x, weight, this.#bias, { activation });
+    return tidy(() => linear(x, transpose(weight), this.#bias, { activation }));
+  }
+
+  /** (out, in), dense; belongs to the caller. */
+  matrix(): Tensor {
+    return tidy(() => contiguous(this.conv1d ? transpose(this.weight.detach()) : this.weight.detach()));
+  }
+
+  /** New float parameters; (out, in) whatever the storage order. Takes over the tensors. */
+  setMatrix(matrix: Tensor, bias: Tensor | null = this.#bias): void {
+    const stored = this.conv1d ? tidy(() => contiguous(transpose(matrix))) : matrix;
+    if (stored !== matrix) matrix.dispose();
+    this.#shape = this.conv1d ? [stored.shape[1]!, stored.shape[0]!] : [stored.shape[0]!, stored.shape[1]!];
+    this.replace('weight', stored);
+    this.#weight = stored;
+    if (bias !== this.#bias) {
+      this.replace('bias', bias);
+      this.#bias = bias;
+    }
+  }
+
+  /** Exchanges the float weight for int8 (out, in) with a scale per output. Takes over both tensors. */
+  setInt8(q: Tensor, scale: Tensor, scheme: Int8Scheme): void {
+    const packed = packI8(q);
+    this.#shape = [q.shape[0]!, q.shape[1]!];
+    q.dispose();
+    this.replace('weight', null);
+    this.#weight = null;
+    this.#int8 = { scheme, packed, scale };
+    this.register('packed', packed);
+    this.register('scale', scale);
+  }
+
+  /** The int8 weight (out, in), unpacked for saving, and its scale; null for float weights. */
+  int8(): { q: Tensor; scale: Tensor } | null {
+    if (!this.#int8) return null;
+    return { q: unpackI8(this.#int8.packed, this.outFeatures, this.inFeatures), scale: this.#int8.scale };
+  }
+
+  /** A layer that shares this one's bytes; changing one does not change the other. */
+  share(): Linear {
+    if (this.#int8) throw new RootsError('ERR_MODULE', 'Linear: int8 layers cannot be shared; compress from the float model');
+    return new Linear({ weight: this.#weight!.detach(), bias: this.#bias?.detach() ?? null, conv1d: this.conv1d });
+  }
+}
