@@ -6,6 +6,7 @@ import type { JsonObject } from '../io/json.js';
 import { Embedding } from '../nn/embedding.js';
 import { Linear } from '../nn/linear.js';
 import type { Int8Scheme } from '../nn/linear.js';
+import { cast } from '../ops/cast.js';
 import { reshape } from '../ops/view.js';
 import { tensor } from '../tensor/create.js';
 import { ConfigError } from '../tensor/errors.js';
@@ -97,5 +98,14 @@ export function int8Tensors(model: CausalLM): { tensors: Map<string, Tensor>; te
     }
   }
   if (model.head === null && scheme) ignore.push('lm_head');
+  // what stays float in a quantized checkpoint is stored in 16 bits, as is the custom of the format; vectors are tiny
+  // and keep all theirs
+  if (scheme)
+    for (const [name, value] of tensors) {
+      if (value.dtype !== 'float32' || value.rank !== 2 || name.endsWith('.weight_scale')) continue;
+      const half = cast(value, 'float16');
+      temporary.push(half);
+      tensors.set(name, half);
+    }
   return { tensors, temporary, quantization: scheme ? quantizationConfig(scheme, ignore, embeddings) : null };
 }

@@ -1,0 +1,51 @@
+// The most this machine can do, measured in the same run as the kernels that are compared with it.
+import { devices, getThreads, synchronize } from '../native/device.js';
+import * as kernels from '../native/kernels.gen.js';
+import { empty, zeros } from '../tensor/create.js';
+
+export interface Peak {
+  /** Multiply-adds counted as two, in 10^9 per second; null where the instruction set has no such instruction. */
+  f32: number;
+  f64: number;
+  i8: number | null;
+  /** Reading memory beyond the caches, in 10^9 bytes per second. */
+  readGBs: number;
+  threads: number;
+}
+
+const vectorBytes: Record<string, number> = { baseline: 16, avx2: 32, avx512_core: 64, avx512_vnni: 64 };
+
+/** Best time of several runs of `fn`, in milliseconds, the queue drained each time. */
+export async function bestMs(fn: () => void, runs: number): Promise<number> {
+  let best = Infinity;
+  for (let i = 0; i < runs; i++) {
+    await synchronize();
+    const start = performance.now();
+    fn();
+    await synchronize();
+    best = Math.min(best, performance.now() - start);
+  }
+  return best;
+}
+
+/** Register-only multiply-adds (about 0.2 s each) and a pass over 256 MB. */
+export async function measurePeak(): Promise<Peak> {
+  const threads = getThreads();
+  const chunks = 8 * threads;
+  const width = vectorBytes[devices()[0]!.isa] ?? 16;
+  const out = empty([chunks], 'float64');
+  const rate = async (kind: 0 | 1 | 2, lanes: number): Promise<number> => {
+    const iterations = 400_000;
+    const ms = await bestMs(() => kernels.probe_fma(out, kind, iterations), 8);
+    return (chunks * iterations * 12 * 2 * lanes) / (ms * 1e6);
+  };
+  const f32 = await rate(0, width / 4);
+  const f64 = await rate(1, width / 8);
+  const i8 = devices()[0]!.isa === 'avx512_vnni' ? await rate(2, width) : null;
+  const data = zeros([1 << 26]);
+  const sums = empty([64], 'float64');
+  const readMs = await bestMs(() => kernels.probe_read(data, sums), 6);
+  const readGBs = (data.size * 4) / (readMs * 1e6);
+  for (const t of [out, data, sums]) t.dispose();
+  return { f32, f64, i8, readGBs, threads };
+}

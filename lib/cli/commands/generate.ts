@@ -1,0 +1,65 @@
+// roots generate DIR --prompt TEXT
+import { LanguageModel } from '../../language_model.js';
+import { defined, integerOption, numberOption, printJson, requiredOption, textOption } from '../command.js';
+import type { Command } from '../command.js';
+
+export const command: Command = {
+  summary: 'Continue a text',
+  usage: `roots generate DIR --prompt TEXT [options]
+
+  --max-new-tokens N       how many tokens to add at most (default 40)
+  --greedy                 always the most likely token (the default without sampling options)
+  --temperature X --top-k K --top-p P --min-p P
+  --repetition-penalty X --seed N
+  --stop TEXT              end before this text
+  --json                   { text, promptTokens, tokens, tokensPerSecond }`,
+  positionals: [1, 1],
+  options: {
+    prompt: { type: 'string' },
+    'max-new-tokens': { type: 'string' },
+    greedy: { type: 'boolean' },
+    temperature: { type: 'string' },
+    'top-k': { type: 'string' },
+    'top-p': { type: 'string' },
+    'min-p': { type: 'string' },
+    'repetition-penalty': { type: 'string' },
+    seed: { type: 'string' },
+    stop: { type: 'string' },
+  },
+  async run([folder], values) {
+    const prompt = requiredOption(values, 'prompt');
+    const options = {
+      maxNewTokens: integerOption(values, 'max-new-tokens') ?? 40,
+      ...defined({
+        greedy: values['greedy'] === true ? true : undefined,
+        temperature: numberOption(values, 'temperature'),
+        topK: integerOption(values, 'top-k'),
+        topP: numberOption(values, 'top-p'),
+        minP: numberOption(values, 'min-p'),
+        repetitionPenalty: numberOption(values, 'repetition-penalty'),
+        seed: integerOption(values, 'seed'),
+        stop: textOption(values, 'stop'),
+      }),
+    };
+    using lm = await LanguageModel.fromPretrained(folder!);
+    for (const warning of lm.warnings) process.stderr.write(`warning: ${warning}\n`);
+    const stop = new AbortController();
+    const onSignal = (): void => stop.abort(new Error('interrupted'));
+    process.once('SIGTERM', onSignal);
+    const start = performance.now();
+    const pieces = lm.stream(prompt, { ...options, signal: stop.signal });
+    if (!values['json']) process.stdout.write(prompt);
+    for (;;) {
+      const next = await pieces.next();
+      if (!next.done) {
+        if (!values['json']) process.stdout.write(next.value);
+        continue;
+      }
+      const tokensPerSecond = (1000 * next.value.tokens.length) / (performance.now() - start);
+      process.off('SIGTERM', onSignal);
+      if (values['json']) printJson({ ...next.value, tokensPerSecond });
+      else process.stdout.write('\n');
+      return;
+    }
+  },
+};

@@ -1,0 +1,19 @@
+// roots measure DIR: what compress runs in a process of its own for each model.
+import { measureHere } from '../../compress/measure.js';
+import { getThreads } from '../../native/device.js';
+import { printJson } from '../command.js';
+import type { Command } from '../command.js';
+
+export const command: Command = {
+  summary: 'Time a model: prefill, decode, peak memory',
+  usage: 'roots measure DIR [--json]\n\nROOTS_THREADS chooses the number of threads.',
+  positionals: [1, 1],
+  options: {},
+  async run([folder], values) {
+    const m = await measureHere(folder!, getThreads());
+    if (values['json']) return printJson(m);
+    process.stdout.write(
+      `prefill of ${m.prefillTokens} tokens ${m.prefillMs.toFixed(2)} ms, decode ${m.decodeTokensPerSecond.toFixed(1)} tokens/s, peak memory ${(m.peakRssBytes / 1e6).toFixed(0)} MB, ${m.threads} threads\n`,
+    );
+  },
+};

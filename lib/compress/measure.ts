@@ -1,0 +1,152 @@
+// What a model folder costs on this machine: bytes, parameters, arithmetic, time and memory. Time and memory are
+// measured in processes of their own, the models taking turns, so that neither profits from the other's caches.
+import { spawn } from 'node:child_process';
+import { readdir, stat } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { noGrad } from '../autograd/modes.js';
+import type { CausalLM } from '../models/causal_lm.js';
+import { loadModel } from '../models/registry.js';
+import { KVCache } from '../nn/kv_cache.js';
+import { tensor } from '../tensor/create.js';
+import { RootsError } from '../tensor/errors.js';
+import { tidy } from '../tensor/scope.js';
+
+export interface RunMeasurement {
+  /** Time to process `prefillTokens` at once, logits of the last one. */
+  prefillMs: number;
+  prefillTokens: number;
+  decodeTokensPerSecond: number;
+  /** Highest resident memory of a process that loaded and ran the model. */
+  peakRssBytes: number;
+  threads: number;
+}
+
+export interface Measurement extends RunMeasurement {
+  parameters: number;
+  /** All files of the folder but reports. */
+  diskBytes: number;
+  /** Multiply-adds times two for one token of a full context. */
+  flopsPerToken: number;
+}
+
+/** 2 per weight of every linear layer and of the head, plus attention over half the context on average. */
+export function flopsPerToken(model: CausalLM): number {
+  const { hidden, vocab, heads, headDim, context, layers } = model.shape;
+  let flops = 2 * hidden * vocab;
+  for (const block of model.blocks) for (const layer of block.linears.values()) flops += 2 * layer.inFeatures * layer.outFeatures;
+  return flops + layers * 2 * 2 * heads * headDim * (context / 2);
+}
+
+export function parameterCount(model: CausalLM): number {
+  const linear = model.blocks.flatMap((b) => [...b.linears.values()]);
+  const inLinears = linear.reduce((n, l) => n + l.inFeatures * l.outFeatures, 0);
+  const table = model.tokenEmbedding.numEmbeddings * model.tokenEmbedding.width;
+  const head = model.head ? model.head.inFeatures * model.head.outFeatures : 0;
+  let rest = 0;
+  for (const [name, p] of model.namedParameters()) if (isPlain(name, p.rank)) rest += p.size;
+  return inLinears + table + head + rest;
+}
+
+/** Norms, biases and position tables: what is neither a linear weight nor the token embedding. */
+function isPlain(name: string, rank: number): boolean {
+  if (/\.(packed|scale|q)$/.test(name)) return false;
+  return rank === 1 || name.endsWith('wpe.weight');
+}
+
+export async function folderBytes(folder: string): Promise<number> {
+  let total = 0;
+  for (const name of await readdir(folder)) {
+    if (name.startsWith('report.')) continue;
+    const info = await stat(join(folder, name));
+    if (info.isFile()) total += info.size;
+  }
+  return total;
+}
+
+function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)]!;
+}
+
+/** Loads and times a model in this process: what a measuring child runs. */
+export async function measureHere(folder: string, threads: number): Promise<RunMeasurement> {
+  const { model } = await loadModel(folder);
+  const { context, vocab } = model.shape;
+  const prefillTokens = Math.min(512, context);
+  const ids = Int32Array.from({ length: prefillTokens }, (_, i) => (i * 7919 + 13) % vocab);
+  const step = async (cache: KVCache | null, chunk: Int32Array): Promise<void> => {
+    const logits = tidy(() => noGrad(() => model.forward({ inputIds: tensor(chunk, { shape: [1, chunk.length] }), cache, logitsToKeep: 1 }).logits));
+    await logits.data();
+    logits.dispose();
+  };
+  await step(null, ids);
+  const prefill: number[] = [];
+  const budget = performance.now() + 1500;
+  for (let i = 0; i < 30 && (i < 5 || performance.now() < budget); i++) {
+    const start = performance.now();
+    await step(null, ids);
+    prefill.push(performance.now() - start);
+  }
+  const decode: number[] = [];
+  const steps = Math.min(64, context - 8);
+  const decodeBudget = performance.now() + 1500;
+  for (let i = 0; i < 10 && (i < 3 || performance.now() < decodeBudget); i++) {
+    const cache = new KVCache(context);
+    await step(cache, ids.subarray(0, 4));
+    const start = performance.now();
+    for (let t = 0; t < steps; t++) await step(cache, ids.subarray(t, t + 1));
+    decode.push((1000 * steps) / (performance.now() - start));
+    cache.dispose();
+  }
+  model.dispose();
+  return {
+    prefillMs: median(prefill),
+    prefillTokens,
+    decodeTokensPerSecond: median(decode),
+    peakRssBytes: process.resourceUsage().maxRSS * 1024,
+    threads,
+  };
+}
+
+/** The command line of this package as a child process. */
+function childArguments(): string[] {
+  if (!import.meta.url.endsWith('.ts')) return [fileURLToPath(new URL('../cli/main.js', import.meta.url))];
+  const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+  return ['--import', tsx, fileURLToPath(new URL('../cli/main.ts', import.meta.url))];
+}
+
+function measureInChild(folder: string, threads: number): Promise<RunMeasurement> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [...childArguments(), 'measure', folder, '--json'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ROOTS_THREADS: String(threads), NODE_OPTIONS: '' },
+    });
+    let out = '';
+    let problems = '';
+    child.stdout.on('data', (chunk) => (out += chunk));
+    child.stderr.on('data', (chunk) => (problems += chunk));
+    child.on('error', reject);
+    child.on('close', (code) => {
+      if (code !== 0) reject(new RootsError('ERR_MEASURE', `measuring ${folder} failed: ${problems.slice(-500)}`));
+      else resolve(JSON.parse(out) as RunMeasurement);
+    });
+  });
+}
+
+/** Measures several folders, A B A B, `turns` times each; times are medians, memory the highest seen. */
+export async function measureFolders(folders: readonly string[], threads: number, turns: number = 3, onProgress?: (done: number) => void): Promise<RunMeasurement[]> {
+  const runs: RunMeasurement[][] = folders.map(() => []);
+  for (let turn = 0; turn < turns; turn++)
+    for (const [i, folder] of folders.entries()) {
+      runs[i]!.push(await measureInChild(folder, threads));
+      onProgress?.((turn * folders.length + i + 1) / (turns * folders.length));
+    }
+  return runs.map((list) => ({
+    ...list[0]!,
+    prefillMs: median(list.map((r) => r.prefillMs)),
+    decodeTokensPerSecond: median(list.map((r) => r.decodeTokensPerSecond)),
+    peakRssBytes: Math.max(...list.map((r) => r.peakRssBytes)),
+  }));
+}
