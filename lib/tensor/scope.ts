@@ -2,16 +2,20 @@
 import type { Tensor } from './tensor.js';
 import { RootsError } from './errors.js';
 
-const scopes: Set<Tensor>[] = [];
+// One list per tidy() in progress, innermost last. A list, not a set: this runs for every tensor.
+const scopes: Tensor[][] = [];
 
 /** Called by the Tensor constructor. */
 export function track(tensor: Tensor): void {
-  scopes.at(-1)?.add(tensor);
+  if (scopes.length > 0) scopes[scopes.length - 1]!.push(tensor);
 }
 
 /** Takes a tensor out of every enclosing tidy(): it lives until it is disposed. */
 export function keep<T extends Tensor>(tensor: T): T {
-  for (const scope of scopes) scope.delete(tensor);
+  for (const scope of scopes) {
+    const at = scope.lastIndexOf(tensor);
+    if (at >= 0) scope.splice(at, 1);
+  }
   return tensor;
 }
 
@@ -32,7 +36,7 @@ function isTensor(value: object): value is Tensor {
  * Gradients stored by `backward()` survive. Synchronous only: in async code use `using` or `dispose()`.
  */
 export function tidy<T>(fn: () => T): T {
-  const scope = new Set<Tensor>();
+  const scope: Tensor[] = [];
   scopes.push(scope);
   let result: T;
   try {
@@ -50,10 +54,12 @@ export function tidy<T>(fn: () => T): T {
       'tidy: the function returned a promise; tidy is synchronous, use `using` or dispose() in async code',
     );
   }
-  collect(result, (tensor) => {
-    if (scope.delete(tensor)) track(tensor);
-  });
-  for (const tensor of scope) tensor.dispose();
+  const kept = new Set<Tensor>();
+  collect(result, (tensor) => kept.add(tensor));
+  for (const tensor of scope) {
+    if (kept.has(tensor)) track(tensor);
+    else tensor.dispose();
+  }
   return result;
 }
 

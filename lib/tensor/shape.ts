@@ -9,8 +9,15 @@ export function numel(shape: Shape): number {
   return n;
 }
 
+/** n zeros. This runs several times per op, where Array.from costs more than the op's own checks. */
+function blank(n: number): number[] {
+  const out: number[] = [];
+  for (let i = 0; i < n; i++) out.push(0);
+  return out;
+}
+
 export function contiguousStrides(shape: Shape): number[] {
-  const strides = Array.from<number>({ length: shape.length });
+  const strides = blank(shape.length);
   let step = 1;
   for (let i = shape.length - 1; i >= 0; i--) {
     strides[i] = step;
@@ -30,7 +37,9 @@ export function isContiguous(shape: Shape, strides: Shape): boolean {
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {
-  return a.length === b.length && a.every((d, i) => d === b[i]);
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 /** `[2, 3]` as text. */
@@ -63,7 +72,7 @@ export function axis(op: string, dim: number, rank: number): number {
 /** The shape two shapes broadcast to (aligned at the last axis; 1 stretches). */
 export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
   const rank = Math.max(a.length, b.length);
-  const out = Array.from<number>({ length: rank });
+  const out = blank(rank);
   for (let i = 1; i <= rank; i++) {
     const x = a[a.length - i] ?? 1;
     const y = b[b.length - i] ?? 1;
@@ -89,7 +98,7 @@ export function reshapeStrides(shape: Shape, strides: Shape, target: Shape): num
   shape.forEach((d, i) => {
     if (d !== 1) old.push([d, strides[i]!]);
   });
-  const out = Array.from<number>({ length: target.length }).fill(0);
+  const out = blank(target.length);
   let o = old.length - 1;
   let t = target.length - 1;
   while (o >= 0) {

@@ -26,8 +26,6 @@ export class Tensor {
   readonly offset: number;
   readonly dtype: DType;
   readonly device: Device = 'cpu';
-  /** dtype, offset, rank, shape, strides: what kernels receive. */
-  readonly layout: Float64Array;
   /** Whether operations on this tensor are recorded for `backward()`. */
   requiresGrad = false;
   /** The gradient accumulated by `backward()`, for tensors made with `requiresGrad`. */
@@ -35,6 +33,7 @@ export class Tensor {
   /** How this tensor was computed; null for leaves. Set by autograd. */
   node: GradNode | null = null;
   #disposed = false;
+  #layout: Float64Array | null = null;
 
   /** Takes over one reference to the storage. */
   constructor(storage: Storage, shape: Shape, strides: Shape, offset: number, dtype: DType) {
@@ -43,17 +42,23 @@ export class Tensor {
     this.strides = strides;
     this.offset = offset;
     this.dtype = dtype;
-    const rank = shape.length;
+    track(this);
+  }
+
+  /** dtype, offset, rank, shape, strides: what kernels receive. Made on first use, since most views never meet one. */
+  get layout(): Float64Array {
+    if (this.#layout) return this.#layout;
+    const rank = this.shape.length;
     const layout = new Float64Array(3 + 2 * rank);
-    layout[0] = dtypes[dtype].code;
-    layout[1] = offset;
+    layout[0] = dtypes[this.dtype].code;
+    layout[1] = this.offset;
     layout[2] = rank;
     for (let i = 0; i < rank; i++) {
-      layout[3 + i] = shape[i]!;
-      layout[3 + rank + i] = strides[i]!;
+      layout[3 + i] = this.shape[i]!;
+      layout[3 + rank + i] = this.strides[i]!;
     }
-    this.layout = layout;
-    track(this);
+    this.#layout = layout;
+    return layout;
   }
 
   /** Number of axes. */

@@ -14,6 +14,7 @@ namespace ROOTS_ISA {
 namespace {
 
 constexpr Status kOutOfMemory = "out of memory";
+constexpr int64_t kLeastWork = int64_t{1} << 17;  // multiply-adds per chunk
 constexpr int64_t kQueries = 64;  // per chunk: S of 64 x 4096 floats is 1 MiB
 
 struct Problem {
@@ -120,9 +121,13 @@ Status forward(const Context& context, const Problem& p, const Tensor& q, const 
   Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
   CHECK(failure != nullptr, "out of memory");
   *failure = nullptr;
-  context.parallel_for(p.B * p.H * blocks, [&](int64_t chunk) {
+  const int64_t items = p.B * p.H * blocks;
+  // Decoding has one query per head: several heads per chunk, or waking a thread would cost more than it saves.
+  const int64_t work = (p.Tq < kQueries ? p.Tq : kQueries) * p.Tk * (p.D + p.Dv) + 1;
+  const int64_t per_chunk = work >= kLeastWork ? 1 : kLeastWork / work;
+  auto one = [&](int64_t item) {
     // longest rows first, so that the last chunks are short
-    const int64_t block = blocks - 1 - chunk / (p.B * p.H), bh = chunk % (p.B * p.H);
+    const int64_t block = blocks - 1 - item / (p.B * p.H), bh = item % (p.B * p.H);
     const int64_t b = bh / p.H, h = bh % p.H, i0 = block * kQueries;
     const int64_t rows = p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries;
     T* s = static_cast<T*>(context.scratch(context.host, 2, static_cast<size_t>(rows * ld) * sizeof(T)));
@@ -171,6 +176,10 @@ Status forward(const Context& context, const Problem& p, const Tensor& q, const 
       for (int64_t d = 0; d < p.Dv; ++d)
         o[r * out.strides[2] + d] = inverse[r] == T(0) ? T(0) : o[r * out.strides[2] + d] * inverse[r];
     if (status) __atomic_store_n(failure, status, __ATOMIC_RELAXED);
+  };
+  context.parallel_for(ceil_div(items, per_chunk), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * per_chunk < items ? (chunk + 1) * per_chunk : items;
+    for (int64_t item = chunk * per_chunk; item < end; ++item) one(item);
   });
   return *failure;
 }

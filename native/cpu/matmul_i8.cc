@@ -8,20 +8,32 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
+constexpr Status kOutOfMemory = "out of memory";
+
 // One panel of weights and its 32 sums from a strided (N, K) view.
 ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_stride, int64_t column_stride,
                              int64_t panel, int8_t* out, int32_t* sums) {
   const int64_t quads = (k + kQuad - 1) / kQuad;
+  const int64_t columns = n - panel * kPanel < kPanel ? n - panel * kPanel : kPanel;
+  for (int64_t c = 0; c < kPanel; ++c) sums[c] = 0;
+  // whole quads of dense rows four bytes at a time; the rest element by element
+  const int64_t whole = column_stride == 1 ? k / kQuad : 0;
   for (int64_t c = 0; c < kPanel; ++c) {
-    const int64_t j = panel * kPanel + c;
+    const int8_t* row = w + (panel * kPanel + c) * row_stride;
+    int8_t* to = out + c * kQuad;
     int32_t sum = 0;
-    for (int64_t q = 0; q < quads; ++q)
-      for (int64_t e = 0; e < kQuad; ++e) {
-        const int64_t i = q * kQuad + e;
-        const int8_t value = j < n && i < k ? w[j * row_stride + i * column_stride] : int8_t(0);
-        out[q * kPanel * kQuad + c * kQuad + e] = value;
-        sum += value;
+    for (int64_t q = 0; q < quads; ++q, to += kPanel * kQuad) {
+      int8_t quad[kQuad] = {};
+      if (c < columns) {
+        if (q < whole) {
+          __builtin_memcpy(quad, row + q * kQuad, kQuad);
+        } else {
+          for (int64_t e = 0; e < kQuad && q * kQuad + e < k; ++e) quad[e] = row[(q * kQuad + e) * column_stride];
+        }
       }
+      __builtin_memcpy(to, quad, kQuad);
+      sum += quad[0] + quad[1] + quad[2] + quad[3];
+    }
     sums[c] = sum;
   }
 }
@@ -29,13 +41,18 @@ ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_
 // All tiles of (M, N): finish(row, first column, columns, sums of the tile row).
 template <class Finish>
 ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t K, const uint8_t* activations,
-                           int64_t stride, const int8_t* packed, const int32_t* sums, const Finish& finish) {
+                           const int8_t* packed, const int32_t* sums, const Finish& finish) {
   const PackedShape shape(N, K);
-  // Chunks of about 64 row tiles x 8 panels; short matrices take more panels instead.
+  const ActivationTiles tiles(M, K);
+  // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products are cut
+  // into row groups and enough panels for 20-50 us.
   const int64_t row_tiles = ceil_div(M, kI8Rows);
   const int64_t rows_per_chunk = row_tiles < 8 ? row_tiles : 8;
-  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, rows_per_chunk * kI8Rows * K * kPanel + 1);
-  if (panels_per_chunk > ceil_div(shape.panels, 4)) panels_per_chunk = ceil_div(shape.panels, 4);
+  const int64_t rows = rows_per_chunk * kI8Rows < M ? rows_per_chunk * kI8Rows : M;
+  const int64_t per_panel = rows * K * kPanel + 1;
+  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
+  const int64_t quarter = ceil_div(shape.panels, 4), least = ceil_div(int64_t{1} << 19, per_panel);
+  if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
   const int64_t row_chunks = ceil_div(row_tiles, rows_per_chunk);
   const int64_t panel_chunks = ceil_div(shape.panels, panels_per_chunk);
   context.parallel_for(row_chunks * panel_chunks, [&](int64_t chunk) {
@@ -46,10 +63,9 @@ ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t
     for (int64_t p = p0; p < p1; ++p)
       for (int64_t t = t0; t < t1; ++t) {
         const int64_t i0 = t * kI8Rows, count = M - i0 < kI8Rows ? M - i0 : kI8Rows;
-        const uint8_t* rows[kI8Rows];
-        for (int64_t r = 0; r < count; ++r) rows[r] = activations + (i0 + r) * stride;
         int32_t acc[kI8Rows][kPanel];
-        i8_tile_dispatch(count, shape.quads, rows, packed + p * shape.panel_bytes(), sums + p * kPanel, acc);
+        i8_tile_dispatch(count, shape.quads, activations + t * tiles.tile_bytes(), tiles.height,
+                         packed + p * shape.panel_bytes(), sums + p * kPanel, acc);
         const int64_t j0 = p * kPanel, columns = N - j0 < kPanel ? N - j0 : kPanel;
         for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
       }
@@ -68,9 +84,9 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
   CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
   if (M == 0 || N == 0) return nullptr;
   const PackedShape shape(N, K);
-  const int64_t stride = activation_stride(K);
+  const ActivationTiles tiles(M, K);
   auto* packed = static_cast<int8_t*>(context.workspace(context.host, 0, static_cast<size_t>(shape.total_bytes())));
-  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 1, static_cast<size_t>(M * stride + 64)));
+  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 1, static_cast<size_t>(tiles.bytes(M) + 64)));
   CHECK(packed && activations, "out of memory");
   auto* sums = reinterpret_cast<int32_t*>(packed + shape.weight_bytes());
   context.parallel_for(shape.panels, [&](int64_t p) {
@@ -81,12 +97,13 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
     const int64_t end = (chunk + 1) * 64 < M ? (chunk + 1) * 64 : M;
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int8_t* from = data<int8_t>(a) + i * a.strides[0];
-      uint8_t* to = activations + i * stride;
-      for (int64_t k = 0; k < K; ++k) to[k] = static_cast<uint8_t>(from[k * a.strides[1]]) ^ flip;
-      for (int64_t k = K; k < stride; ++k) to[k] = flip;
+      uint8_t* to = activations + (i / kI8Rows) * tiles.tile_bytes() + (i % kI8Rows) * kQuad;
+      for (int64_t k = 0; k < tiles.quads * kQuad; ++k)
+        to[(k / kQuad) * tiles.height * kQuad + k % kQuad] =
+            k < K ? static_cast<uint8_t>(from[k * a.strides[1]]) ^ flip : flip;
     }
   });
-  multiply(context, M, N, K, activations, stride, packed, sums,
+  multiply(context, M, N, K, activations, packed, sums,
            [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
              __builtin_memcpy(data<int32_t>(out) + i * N + j, acc, static_cast<size_t>(n) * 4);
            });
@@ -143,21 +160,33 @@ Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
   if (M == 0 || N == 0) return nullptr;
-  const int64_t stride = activation_stride(K);
-  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(M * stride + 64)));
+  const ActivationTiles tiles(M, K);
+  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes(M) + 64)));
   auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
   CHECK(activations && row_scale, "out of memory");
-  context.parallel_for(ceil_div(M, 32), [&](int64_t chunk) {
-    const int64_t end = (chunk + 1) * 32 < M ? (chunk + 1) * 32 : M;
-    for (int64_t i = chunk * 32; i < end; ++i)
-      row_scale[i] = quantize_row(data<float>(x) + i * K, K, stride, activations + i * stride, kUnsignedActivations);
+  // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
+  const int64_t rows = 65536 / (K > 0 ? K : 1) + 1;
+  Status failure = nullptr;
+  context.parallel_for(ceil_div(M, rows), [&](int64_t chunk) {
+    const int64_t padded = tiles.quads * kQuad;
+    auto* row = static_cast<uint8_t*>(context.scratch(context.host, 5, static_cast<size_t>(padded)));
+    if (!row) {
+      __atomic_store_n(&failure, kOutOfMemory, __ATOMIC_RELAXED);
+      return;
+    }
+    const int64_t end = (chunk + 1) * rows < M ? (chunk + 1) * rows : M;
+    for (int64_t i = chunk * rows; i < end; ++i) {
+      row_scale[i] = quantize_row(data<float>(x) + i * K, K, padded, row, kUnsignedActivations);
+      tiles.put(activations, i, row);
+    }
   });
+  if (failure) return failure;
   const int8_t* weights = data<int8_t>(packed);
   const int32_t* sums = reinterpret_cast<const int32_t*>(weights + shape.weight_bytes());
   Epilogue<float> epilogue;
   epilogue.bias = static_cast<const float*>(bias.data);
   epilogue.activation = static_cast<Activation>(activation);
-  multiply(context, M, N, K, activations, stride, weights, sums,
+  multiply(context, M, N, K, activations, weights, sums,
            [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
              float* y = data<float>(out) + i * N + j;
              const float* s = data<float>(scale) + j;

@@ -22,6 +22,7 @@ T fma_chain(int64_t iterations) {
     for (int j = 0; j < kChains; ++j) acc[j] = fma(acc[j], a, b);
   }
   V sum;
+#pragma GCC unroll 12
   for (int j = 0; j < kChains; ++j) sum = sum + acc[j];
   return horizontal_sum(sum);
 }
@@ -53,6 +54,7 @@ Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t itera
         }
       }
       __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 12
       for (int j = 0; j < 12; ++j) sum = _mm512_add_epi32(sum, acc[j]);
       int32_t lanes[16];
       _mm512_storeu_si512(lanes, sum);

@@ -27,6 +27,21 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// f(0), f(1), … f(N - 1), unrolled before the optimiser looks at arrays: accumulators then stay in registers, which an
+// unroll pragma alone does not guarantee.
+template <int I>
+struct Index {
+  static constexpr int value = I;
+  constexpr operator int() const { return I; }
+};
+template <int N, class F>
+ROOTS_INLINE void unrolled(const F& f) {
+  if constexpr (N > 0) {
+    unrolled<N - 1>(f);
+    f(Index<N - 1>{});
+  }
+}
+
 // The compiler's vector types, one specialisation per element type: the attribute does not work on a dependent type.
 template <class T>
 struct RawVector;
@@ -69,7 +84,8 @@ struct Vec {
       return Vec((Raw)_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1u), p));
 #else
     Vec r;
-    for (int64_t i = 0; i < n; ++i) r.v[i] = p[i];
+    for (int64_t i = 0; i < kWidth; ++i)
+      if (i < n) r.v[i] = p[i];
     return r;
 #endif
   }
@@ -81,7 +97,8 @@ struct Vec {
     else
       _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1u), (__m512i)v);
 #else
-    for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+    for (int64_t i = 0; i < kWidth; ++i)
+      if (i < n) p[i] = v[i];
 #endif
   }
 

@@ -9,6 +9,7 @@
 #include "core/elementwise.h"
 #include "core/status.h"
 #include "cpu/gemm/tile_size.h"
+#include "cpu/gemm/transpose.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
 
@@ -63,43 +64,49 @@ struct Matrix {
 // A panel: kTileRows rows, k-major. Rows beyond M are zero.
 template <class T>
 void pack_a_panel(const Matrix<T>& a, int64_t i0, int64_t rows, int64_t k0, int64_t depth, T* out) {
-  for (int r = 0; r < kTileRows; ++r) {
-    if (r < rows) {
-      const T* from = a.at(i0 + r, k0);
-      for (int64_t k = 0; k < depth; ++k) out[k * kTileRows + r] = from[k * a.column_stride];
-    } else {
-      for (int64_t k = 0; k < depth; ++k) out[k * kTileRows + r] = T(0);
+  constexpr int64_t W = Vec<T>::kWidth;
+  if (a.column_stride == 1) {
+    for (int64_t r = 0; r < kTileRows; r += W) {
+      const int64_t left = rows - r < 0 ? 0 : rows - r;
+      transpose_block(a.at(i0 + r, k0), a.row_stride, left < W ? left : W, depth, out + r, kTileRows,
+                      kTileRows - r < W ? kTileRows - r : W);
     }
+    return;
   }
+  if (a.row_stride == 1) {
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t r = 0; r < kTileRows; r += W) {
+        const int64_t left = rows - r < 0 ? 0 : rows - r;
+        Vec<T>::load_partial(a.at(i0 + r, k0 + k), left < W ? left : W)
+            .store_partial(out + k * kTileRows + r, kTileRows - r < W ? kTileRows - r : W);
+      }
+    return;
+  }
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t r = 0; r < kTileRows; ++r) out[k * kTileRows + r] = r < rows ? *a.at(i0 + r, k0 + k) : T(0);
 }
 
 // B panel: kTileColumns columns, k-major. Columns beyond N are zero.
 template <class T>
 void pack_b_panel(const Matrix<T>& b, int64_t j0, int64_t columns, int64_t k0, int64_t depth, T* out) {
-  constexpr int kColumns = kTileColumns<T>;
-  if (b.column_stride == 1 && columns == kColumns) {
-    for (int64_t k = 0; k < depth; ++k) __builtin_memcpy(out + k * kColumns, b.at(k0 + k, j0), kColumns * sizeof(T));
+  constexpr int64_t kColumns = kTileColumns<T>, W = Vec<T>::kWidth;
+  if (b.row_stride == 1) {
+    for (int64_t c = 0; c < kColumns; c += W) {
+      const int64_t left = columns - c < 0 ? 0 : columns - c;
+      transpose_block(b.at(k0, j0 + c), b.column_stride, left < W ? left : W, depth, out + c, kColumns, W);
+    }
     return;
   }
   if (b.column_stride == 1) {
-    for (int64_t k = 0; k < depth; ++k) {
-      const T* from = b.at(k0 + k, j0);
-      for (int c = 0; c < kColumns; ++c) out[k * kColumns + c] = c < columns ? from[c] : T(0);
-    }
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t c = 0; c < kColumns; c += W) {
+        const int64_t left = columns - c < 0 ? 0 : columns - c;
+        Vec<T>::load_partial(b.at(k0 + k, j0 + c), left < W ? left : W).store(out + k * kColumns + c);
+      }
     return;
   }
-  // Transposed: read each column in order, eight k at a time so that the writes share cache lines.
-  for (int64_t k = 0; k < depth; k += 8) {
-    const int64_t m = depth - k < 8 ? depth - k : 8;
-    for (int c = 0; c < kColumns; ++c) {
-      if (c < columns) {
-        const T* from = b.at(k0 + k, j0 + c);
-        for (int64_t q = 0; q < m; ++q) out[(k + q) * kColumns + c] = from[q * b.row_stride];
-      } else {
-        for (int64_t q = 0; q < m; ++q) out[(k + q) * kColumns + c] = T(0);
-      }
-    }
-  }
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t c = 0; c < kColumns; ++c) out[k * kColumns + c] = c < columns ? *b.at(k0 + k, j0 + c) : T(0);
 }
 
 // One tile of C: Rows x kTileColumns. first: C = A B, otherwise C += A B.
@@ -108,31 +115,25 @@ ROOTS_INLINE void tile(int64_t depth, const T* __restrict a, const T* __restrict
                        int64_t columns, bool first) {
   using V = Vec<T>;
   constexpr int W = V::kWidth;
-  V acc[Rows][kTileVectors];
+  V acc[Rows * kTileVectors];
   for (int64_t k = 0; k < depth; ++k) {
     V bk[kTileVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) bk[j] = V::load(b + k * kTileColumns<T> + j * W);
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
+    unrolled<kTileVectors>([&](auto j) { bk[j] = V::load(b + k * kTileColumns<T> + j * W); });
+    unrolled<Rows>([&](auto i) {
       const V ai(a[k * kTileRows + i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kTileVectors; ++j) acc[i][j] = fma(ai, bk[j], acc[i][j]);
-    }
+      unrolled<kTileVectors>([&](auto j) { acc[i * kTileVectors + j] = fma(ai, bk[j], acc[i * kTileVectors + j]); });
+    });
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) {
-      T* p = c + i * ldc + j * W;
-      const int64_t n = columns - j * W;
-      if (n >= W) {
-        (first ? acc[i][j] : acc[i][j] + V::load(p)).store(p);
-      } else if (n > 0) {
-        (first ? acc[i][j] : acc[i][j] + V::load_partial(p, n)).store_partial(p, n);
-      }
+  unrolled<Rows * kTileVectors>([&](auto n) {
+    constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
+    T* p = c + i * ldc + j * W;
+    const int64_t left = columns - j * W;
+    if (left >= W) {
+      (first ? acc[n] : acc[n] + V::load(p)).store(p);
+    } else if (left > 0) {
+      (first ? acc[n] : acc[n] + V::load_partial(p, left)).store_partial(p, left);
     }
-  }
+  });
 }
 
 template <class T, int Rows>
@@ -281,10 +282,11 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           const int64_t p0 = (chunk % row_chunks) * row_group, q0 = (chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
           const int64_t q1 = q0 + columns_per_chunk < n_panels ? q0 + columns_per_chunk : n_panels;
-          for (int64_t q = q0; q < q1; ++q) {
-            const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
-            for (int64_t p = p0; p < p1; ++p) {
-              const int64_t i0 = p * kTileRows, rows = mc - i0 < kTileRows ? mc - i0 : kTileRows;
+          // one A panel stays in L1 while the B panels of the chunk stream from L2
+          for (int64_t p = p0; p < p1; ++p) {
+            const int64_t i0 = p * kTileRows, rows = mc - i0 < kTileRows ? mc - i0 : kTileRows;
+            for (int64_t q = q0; q < q1; ++q) {
+              const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
               const int64_t at = (ic + i0) * ldc + jc + j0;
               tile_dispatch<T>(rows, depth, a_pack + p * kTileRows * depth, b_pack + q * kColumns * depth, c + at, ldc,
                                columns, first);

@@ -27,39 +27,40 @@ struct PackedShape {
 
 #if defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
-constexpr int kI8Rows = 14;                  // as the float tile: 28 accumulators
+constexpr int kI8Rows = 8;                   // 16 accumulators reach the peak; from 10 rows on GCC 12 keeps them in memory
 #else
 constexpr bool kUnsignedActivations = false;
 constexpr int kI8Rows = 2;
 #endif
 
-// Sums of Rows rows against one panel: out[r][0..32). rows[r] points at K activations padded to whole quads.
+// Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes of row r
+// and quad q lie at q * height * 4 + r * 4, so that one pointer reaches all rows of a tile.
+
+// Sums of Rows rows of a tile against one panel: out[r][0..32).
 template <int Rows>
-ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* const* rows, const int8_t* panel, const int32_t* sums,
+ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
                           int32_t (*out)[kPanel]) {
+  const int64_t step = height * kQuad;
 #if defined(__AVX512VNNI__)
-  __m512i acc[Rows][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
-  for (int64_t q = 0; q < quads; ++q) {
+  __m512i low[Rows], high[Rows];
+  unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
+  for (int64_t q = 0; q < quads; ++q, a += step) {
     const __m512i b0 = _mm512_loadu_si512(panel + q * 128);
     const __m512i b1 = _mm512_loadu_si512(panel + q * 128 + 64);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
+    unrolled<Rows>([&](auto r) {
       int32_t quad;
-      __builtin_memcpy(&quad, rows[r] + q * 4, 4);
-      const __m512i a = _mm512_set1_epi32(quad);
-      acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], a, b0);
-      acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], a, b1);
-    }
+      __builtin_memcpy(&quad, a + r * 4, 4);
+      const __m512i x = _mm512_set1_epi32(quad);
+      low[r] = _mm512_dpbusd_epi32(low[r], x, b0);
+      high[r] = _mm512_dpbusd_epi32(high[r], x, b1);
+    });
   }
   const __m512i s0 = _mm512_slli_epi32(_mm512_loadu_si512(sums), 7);
   const __m512i s1 = _mm512_slli_epi32(_mm512_loadu_si512(sums + 16), 7);
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-    _mm512_storeu_si512(out[r], _mm512_sub_epi32(acc[r][0], s0));
-    _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(acc[r][1], s1));
-  }
+  unrolled<Rows>([&](auto r) {
+    _mm512_storeu_si512(out[r], _mm512_sub_epi32(low[r], s0));
+    _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(high[r], s1));
+  });
 #elif defined(__AVX2__)
   // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an accumulator
   // holds the two pair sums of two outputs, added at the end.
@@ -75,9 +76,9 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* const* rows, const int8_
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + q * 128 + half * 64 + j * 16)));
       for (int r = 0; r < Rows; ++r) {
         int32_t quad;
-        __builtin_memcpy(&quad, rows[r] + q * 4, 4);
-        const __m256i a = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
-        for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(a, b[j]));
+        __builtin_memcpy(&quad, a + q * step + r * 4, 4);
+        const __m256i x = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
+        for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(x, b[j]));
       }
     }
     for (int r = 0; r < Rows; ++r)
@@ -93,67 +94,77 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* const* rows, const int8_
     for (int64_t c = 0; c < kPanel; ++c) out[r][c] = 0;
   for (int64_t q = 0; q < quads; ++q)
     for (int r = 0; r < Rows; ++r) {
-      int8_t a[4];
-      __builtin_memcpy(a, rows[r] + q * 4, 4);
+      int8_t x[4];
+      __builtin_memcpy(x, a + q * step + r * 4, 4);
       for (int64_t c = 0; c < kPanel; ++c) {
         const int8_t* b = panel + q * 128 + c * 4;
-        out[r][c] += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
+        out[r][c] += x[0] * b[0] + x[1] * b[1] + x[2] * b[2] + x[3] * b[3];
       }
     }
 #endif
 }
 
 template <int Rows>
-void i8_tile_rows(int64_t quads, const uint8_t* const* rows, const int8_t* panel, const int32_t* sums,
+void i8_tile_rows(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
                   int32_t (*out)[kPanel]) {
-  i8_tile<Rows>(quads, rows, panel, sums, out);
+  i8_tile<Rows>(quads, a, height, panel, sums, out);
 }
 
 template <int Rows = kI8Rows>
-ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* const* rows, const int8_t* panel,
-                                   const int32_t* sums, int32_t (*out)[kPanel]) {
+ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t height,
+                                   const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
   if constexpr (Rows > 1) {
-    if (count < Rows) return i8_tile_dispatch<Rows - 1>(count, quads, rows, panel, sums, out);
+    if (count < Rows) return i8_tile_dispatch<Rows - 1>(count, quads, a, height, panel, sums, out);
   }
-  i8_tile_rows<Rows>(quads, rows, panel, sums, out);
+  i8_tile_rows<Rows>(quads, a, height, panel, sums, out);
 }
 
-// Rows of quantized activations lie this many bytes apart: whole quads, and never a multiple of 2048 bytes,
-// where rows would fall on the same lines of the first-level cache.
-ROOTS_INLINE int64_t activation_stride(int64_t k) {
-  int64_t stride = (k + 63) / 64 * 64;
-  return stride % 2048 == 0 ? stride + 64 : stride;
-}
+struct ActivationTiles {
+  int64_t quads, height;
+  ROOTS_INLINE ActivationTiles(int64_t m, int64_t k) : quads((k + kQuad - 1) / kQuad), height(m < kI8Rows ? m : kI8Rows) {}
+  ROOTS_INLINE int64_t tile_bytes() const { return quads * height * kQuad; }
+  ROOTS_INLINE int64_t bytes(int64_t m) const { return (m + kI8Rows - 1) / kI8Rows * tile_bytes(); }
+  // A row of quads * 4 bytes into its place.
+  ROOTS_INLINE void put(uint8_t* tiles, int64_t row, const uint8_t* from) const {
+    uint8_t* to = tiles + (row / kI8Rows) * tile_bytes() + (row % kI8Rows) * kQuad;
+    for (int64_t q = 0; q < quads; ++q) __builtin_memcpy(to + q * height * kQuad, from + q * kQuad, kQuad);
+  }
+};
 
 // max |x| of one row, and the row rounded to int8 (half to even) with scale max / 127; +128 where the product
 // instruction wants unsigned activations. A row of zeros gets scale 1.
 // Source: dynamic per-token symmetric quantization, as in LLM.int8() (arXiv 2208.07339), section 2.
-ROOTS_INLINE float quantize_row(const float* x, int64_t k, int64_t padded, uint8_t* q, bool offset) {
+ROOTS_INLINE float quantize_row(const float* x0, int64_t k, int64_t padded, uint8_t* q, bool offset) {
   using V = Vec<float>;
   V best(0.0f);
   int64_t i = 0;
   for (; i + V::kWidth <= k; i += V::kWidth) {
-    const V a = abs(V::load(x + i));
+    const V a = abs(V::load(x0 + i));
     best = select<float>(a > best, a, best);
   }
   float top = horizontal_max(best);
   for (; i < k; ++i) {
-    const float a = x[i] < 0 ? -x[i] : x[i];
+    const float a = x0[i] < 0 ? -x0[i] : x0[i];
     top = a > top ? a : top;
   }
   const float scale = top > 0 ? top / 127.0f : 1.0f;
   const float inverse = top > 0 ? 127.0f / top : 0.0f;
   const int bias = offset ? 128 : 0;
-  for (i = 0; i < k; ++i) {
-    // adding 1.5 * 2^23 rounds to the nearest integer, ties to even
-    float value = x[i] * inverse;
-    value = value > 127.0f ? 127.0f : value;
-    value = value < -127.0f ? -127.0f : value;
-    const float rounded = (value + 12582912.0f);
-    int32_t bits;
-    __builtin_memcpy(&bits, &rounded, 4);
-    q[i] = static_cast<uint8_t>(bits - 0x4B400000 + bias);
+  // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
+  typedef uint8_t Bytes __attribute__((vector_size(V::kWidth)));
+  const V limit(127.0f), magic(12582912.0f);
+  const int32_t zero = 0x4B400000 - bias;
+  for (i = 0; i < k; i += V::kWidth) {
+    const int64_t n = k - i < V::kWidth ? k - i : V::kWidth;
+    V x = V::load_partial(x0 + i, n) * V(inverse);
+    x = select<float>(x > limit, limit, x);
+    x = select<float>(x < -limit, -limit, x) + magic;
+    const Bytes bytes = __builtin_convertvector((typename V::Mask)x.v - zero, Bytes);
+    // a constant size where possible: a variable one is a call
+    if (n == V::kWidth) __builtin_memcpy(q + i, &bytes, V::kWidth);
+    else __builtin_memcpy(q + i, &bytes, static_cast<size_t>(n));
   }
+  i = k;
   for (; i < padded; ++i) q[i] = static_cast<uint8_t>(bias);
   return scale;
 }
