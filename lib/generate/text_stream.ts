@@ -31,6 +31,7 @@ export class TextStream {
 
   /** Adds a token; returns the text that is now certain, perhaps ''. */
   push(id: number): string {
+    if (this.stoppedBy !== null) return '';
     this.#ids.push(id);
     const before = this.#tokenizer.decode(this.#ids.slice(this.#prefix, this.#read));
     const after = this.#tokenizer.decode(this.#ids.slice(this.#prefix));
