@@ -43,6 +43,7 @@ function explain(target: string, error: unknown): Error {
     EPERM: 'no permission to write there',
     EROFS: 'the file system is read-only',
     ENOTDIR: 'a part of the path is not a folder',
+    EEXIST: 'a part of the path is not a folder',
   };
   if (code && words[code]) return new FileError('ERR_FILE_ACCESS', `cannot save to ${target}: ${words[code]} (${code})`, { cause: error });
   return error as Error;
@@ -84,7 +85,8 @@ export async function saveFolder(target: string, write: (folder: string) => Prom
     await publish(temporary, final);
     await native().fsyncPath(parent);
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    // cleaning up may fail for the same reason; the first error is the one to tell
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     throw explain(target, error);
   }
 }
@@ -133,7 +135,7 @@ export async function replaceFile(path: string, content: string | Uint8Array): P
     await rename(temporary, path);
     await native().fsyncPath(dirname(resolve(path)));
   } catch (error) {
-    await rm(temporary, { force: true });
+    await rm(temporary, { force: true }).catch(() => undefined);
     throw explain(path, error);
   }
 }

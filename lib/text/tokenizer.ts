@@ -167,6 +167,7 @@ export class Tokenizer {
   readonly #library: Library;
   readonly #byId: ReadonlyMap<number, string>;
   readonly #joinWords: boolean;
+  readonly #cleanUp: boolean;
   readonly #specialIds: ReadonlySet<number>;
   /** The files it came from, to be written beside a saved model. */
   readonly files: ReadonlyMap<string, Uint8Array>;
@@ -178,6 +179,7 @@ export class Tokenizer {
     this.#byId = checkVocabulary(file);
     for (const part of ['normalizer', 'pre_tokenizer', 'model', 'post_processor', 'decoder']) checkComponent(file[part]);
     this.#joinWords = file['decoder'] === null || file['decoder'] === undefined;
+    this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
     this.#specialIds = new Set(
       ((file['added_tokens'] ?? []) as JsonObject[]).filter((t) => t['special'] === true).map((t) => t['id'] as number),
     );
@@ -262,7 +264,9 @@ export class Tokenizer {
     for (const id of ids)
       if (!this.#byId.has(id)) throw new OptionError(`decode: id ${id} is not in the vocabulary of ${this.vocabSize} tokens`);
     if (this.#joinWords) return ids.filter((id) => !(skip && this.isSpecial(id))).map((id) => this.#byId.get(id)!).join(' ');
-    return this.#library.decode([...ids], { skip_special_tokens: skip });
+    if (ids.length === 0) return '';
+    // the library would tidy up spaces by default: decoding must give back what was encoded
+    return this.#library.decode([...ids], { skip_special_tokens: skip, clean_up_tokenization_spaces: this.#cleanUp });
   }
 
   /**

@@ -97,6 +97,8 @@ checkOp('reductions', [
 checkOp('views', [
   { name: 'reshape', inputs: () => [normal(2, 3, 4)], op: (x) => roots.reshape(x, [4, -1]) },
   { name: 'permute', inputs: () => [normal(2, 3, 4)], op: (x) => roots.permute(x, [2, 0, 1]) },
+  { name: 'flatten', inputs: () => [normal(2, 3, 4)], op: (x) => roots.flatten(x, 1) },
+  { name: 'contiguous', inputs: () => [normal(3, 4)], op: (x) => tidy(() => roots.contiguous(x.transpose())) },
   { name: 'transpose', inputs: () => [normal(3, 4)], op: (x) => roots.transpose(x) },
   { name: 'expand', inputs: () => [normal(3, 1)], op: (x) => roots.expand(x, [2, 3, 4]) },
   { name: 'slice', inputs: () => [normal(5, 4)], op: (x) => roots.slice(x, 0, 1, -1) },
@@ -122,6 +124,18 @@ describe('dropout', () => {
   it('does nothing outside training', async () => {
     const x = tensor([1, 2, 3]);
     expect([...(await x.dropout(0.9, { training: false }).data())]).toEqual([1, 2, 3]);
+  });
+});
+
+describe('small things', () => {
+  it('greaterEqual', async () => {
+    expect([...(await tensor([1, 2, NaN]).greaterEqual(2).data())]).toEqual([0, 1, 0]);
+    expect([...(await roots.greaterEqual(tensor([3]), tensor([3])).data())]).toEqual([1]);
+  });
+  it('embeddingI8 widens rows by their scale', async () => {
+    const y = roots.embeddingI8(ids(2, 0), tensor(new Int8Array([1, 2, 3, 4, -128, 127]), { shape: [3, 2] }), tensor([1, 1, 0.5]));
+    expect([...(await y.data())]).toEqual([-64, 63.5, 1, 2]);
+    await expect(roots.embeddingI8(ids(3), tensor(new Int8Array(6), { shape: [3, 2] }), tensor([1, 1, 1])).data()).rejects.toThrow(/index out of range/);
   });
 });
 

@@ -1,0 +1,114 @@
+// The parts of runtime/ that TypeScript cannot reach precisely: allocator arithmetic, the pool under contention, the
+// stream's order and errors. Exits 1 with the line of the first failure. Runs under ASan and TSan too.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+#include "runtime/allocator.h"
+#include "runtime/backends.h"
+#include "runtime/storage.h"
+#include "runtime/stream.h"
+#include "runtime/thread_pool.h"
+
+namespace {
+
+int g_failures = 0;
+#define EXPECT(condition)                                                        \
+  do {                                                                           \
+    if (!(condition)) {                                                          \
+      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                 \
+      ++g_failures;                                                              \
+    }                                                                            \
+  } while (0)
+
+void allocator() {
+  using roots::size_class;
+  EXPECT(size_class(0) == 64 && size_class(64) == 64 && size_class(65) == 128);
+  for (size_t n = 1; n < 5000000; n = n * 9 / 8 + 1) {
+    EXPECT(size_class(n) >= n && size_class(n) % 64 == 0);
+    EXPECT(n < 512 || size_class(n) <= n + n / 8 + 64);
+    EXPECT(size_class(size_class(n)) == size_class(n));
+  }
+  roots::Allocator a(roots::devices()[0].backend);
+  a.set_limit(1 << 20);
+  void* p = a.allocate(1000);
+  EXPECT(p && a.stats().live_bytes == 1000 && a.stats().live_blocks == 1);
+  EXPECT(a.allocate(size_t{1} << 20) == nullptr);
+  EXPECT(a.allocate(SIZE_MAX) == nullptr && a.allocate(SIZE_MAX / 2) == nullptr);
+  a.release(p, 1000);
+  EXPECT(a.stats().live_bytes == 0 && a.stats().cached_bytes == 1024);
+  EXPECT(a.allocate(1001) == p);  // the same class, from the cache
+  a.release(p, 1001);
+  a.drop_cache();
+  EXPECT(a.stats().cached_bytes == 0 && a.stats().peak_bytes == 1001);
+}
+
+void pool() {
+  auto& pool = roots::ThreadPool::instance();
+  for (int threads : {1, 2, 3, 7}) {
+    pool.set_threads(threads);
+    for (int round = 0; round < 2000; ++round) {
+      std::atomic<int64_t> sum{0};
+      const int64_t chunks = 1 + round % 17;
+      pool.run(chunks, [](void* s, int64_t i) { static_cast<std::atomic<int64_t>*>(s)->fetch_add(i + 1); }, &sum);
+      EXPECT(sum == chunks * (chunks + 1) / 2);
+    }
+  }
+  // Several callers at once: one has the pool, the others work alone.
+  std::vector<std::thread> callers;
+  std::atomic<int64_t> total{0};
+  for (int t = 0; t < 4; ++t)
+    callers.emplace_back([&] {
+      for (int round = 0; round < 500; ++round)
+        pool.run(8, [](void* s, int64_t) { static_cast<std::atomic<int64_t>*>(s)->fetch_add(1); }, &total);
+    });
+  for (auto& c : callers) c.join();
+  EXPECT(total == 4 * 500 * 8);
+}
+
+class Count final : public roots::Task {
+ public:
+  Count(std::vector<int>* order, int id, const char* error) : order_(order), id_(id), error_(error) {}
+  roots::Status run(const roots::Context&) override {
+    order_->push_back(id_);
+    return error_;
+  }
+  const char* name() const override { return "count"; }
+
+ private:
+  std::vector<int>* order_;
+  int id_;
+  const char* error_;
+};
+
+void stream() {
+  for (int round = 0; round < 20; ++round) {
+    std::vector<int> order;
+    roots::Stream s;
+    for (int i = 0; i < 10000; ++i) s.submit(std::make_unique<Count>(&order, i, i == 5 ? "on purpose" : nullptr));
+    s.synchronize();
+    EXPECT(order.size() == 10000);
+    for (int i = 0; i < 10000 && i < static_cast<int>(order.size()); ++i) EXPECT(order[i] == i);
+    EXPECT(s.take_error() == "count: on purpose");
+    EXPECT(s.take_error().empty());
+  }
+  // Stopped with work queued: what has not run is released, not run.
+  std::vector<int> order;
+  {
+    roots::Stream s;
+    for (int i = 0; i < 3000; ++i) s.submit(std::make_unique<Count>(&order, i, nullptr));
+  }
+  EXPECT(order.size() <= 3000);
+}
+
+}  // namespace
+
+int main() {
+  allocator();
+  pool();
+  stream();
+  if (g_failures == 0) std::printf("runtime_test: passed\n");
+  return g_failures == 0 ? 0 : 1;
+}
