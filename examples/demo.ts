@@ -4,19 +4,33 @@
 import { rmSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { AdamW, GPT2LMHeadModel, Generator, LanguageModel, Tokenizer, compress, devices, tensor, tidy } from '../lib/index.js';
+import {
+  AdamW,
+  GPT2LMHeadModel,
+  Generator,
+  LanguageModel,
+  Tokenizer,
+  compress,
+  devices,
+  tensor,
+  tidy,
+} from '../lib/index.js';
 import { byteTokenizer, sentences } from './grammar.js';
 
 const { values } = parseArgs({ options: { steps: { type: 'string' }, out: { type: 'string' } } });
 const steps = Number(values.steps ?? 300);
 const out = resolve(values.out ?? 'out/demo');
-if (!Number.isInteger(steps) || steps < 1) throw new RangeError('--steps must be a positive integer');
+if (!Number.isInteger(steps) || steps < 1)
+  throw new RangeError('--steps must be a positive integer');
 
 const context = 128;
 const batch = 8;
 const trainText = sentences(6000, 1);
 const evalText = sentences(120, 2);
-const tokenizer = Tokenizer.fromJson(byteTokenizer(trainText), { eos_token: '<|endoftext|>', bos_token: '<|endoftext|>' });
+const tokenizer = Tokenizer.fromJson(byteTokenizer(trainText), {
+  eos_token: '<|endoftext|>',
+  bos_token: '<|endoftext|>',
+});
 const ids = Int32Array.from(tokenizer.encode(trainText));
 
 const config = {
@@ -36,7 +50,9 @@ const config = {
 };
 const model = GPT2LMHeadModel.create(config, new Generator(1)).requiresGrad();
 const { isa, threads } = devices()[0]!;
-console.log(`1. training a GPT of ${model.numParameters().toLocaleString('en-US')} parameters on ${ids.length.toLocaleString('en-US')} characters (${isa}, ${threads} threads)`);
+console.log(
+  `1. training a GPT of ${model.numParameters().toLocaleString('en-US')} parameters on ${ids.length.toLocaleString('en-US')} characters (${isa}, ${threads} threads)`,
+);
 
 const optimizer = new AdamW(model.parameters(), { lr: 2e-3, weightDecay: 0.01 });
 let state = 12345;
@@ -49,7 +65,8 @@ for (let step = 1; step <= steps; step++) {
     const at = Math.floor((state / 2 ** 32) * (ids.length - context));
     rows.set(ids.subarray(at, at + context), b * context);
   }
-  optimizer.lr = 2e-3 * Math.min(1, step / 30) * (0.1 + 0.9 * 0.5 * (1 + Math.cos((Math.PI * step) / steps)));
+  optimizer.lr =
+    2e-3 * Math.min(1, step / 30) * (0.1 + 0.9 * 0.5 * (1 + Math.cos((Math.PI * step) / steps)));
   const loss = tidy(() => {
     const inputIds = tensor(rows, { shape: [batch, context] });
     const result = model.forward({ inputIds, labels: inputIds }).loss!;
@@ -64,15 +81,21 @@ for (let step = 1; step <= steps; step++) {
   if (now - shown > 5000 || step === steps) {
     shown = now;
     const rate = (step * batch * context) / ((now - start) / 1000);
-    console.log(`   step ${step}/${steps}  loss ${value.toFixed(3)}  ${rate.toFixed(0)} tokens/s  ${(((steps - step) * (now - start)) / step / 1000).toFixed(0)} s left`);
+    console.log(
+      `   step ${step}/${steps}  loss ${value.toFixed(3)}  ${rate.toFixed(0)} tokens/s  ${(((steps - step) * (now - start)) / step / 1000).toFixed(0)} s left`,
+    );
   }
 }
 optimizer.dispose();
 
 rmSync(out, { recursive: true, force: true });
-const trained = new LanguageModel(model.requiresGrad(false) as GPT2LMHeadModel, tokenizer, { generationConfig: { bos_token_id: 0, eos_token_id: 0 } });
+const trained = new LanguageModel(model.requiresGrad(false) as GPT2LMHeadModel, tokenizer, {
+  generationConfig: { bos_token_id: 0, eos_token_id: 0 },
+});
 await trained.save(`${out}/original`);
-console.log(`2. saved ${out}/original; it continues "My sister" with: ${JSON.stringify((await trained.generate('My sister', { maxNewTokens: 60, greedy: true, stop: '\n' })).newText)}`);
+console.log(
+  `2. saved ${out}/original; it continues "My sister" with: ${JSON.stringify((await trained.generate('My sister', { maxNewTokens: 60, greedy: true, stop: '\n' })).newText)}`,
+);
 trained.dispose();
 
 console.log('3. compressing: a quarter of the neurons removed and refitted, then int8');
@@ -84,7 +107,10 @@ const report = await compress(`${out}/original`, {
   quantize: 'w8a8',
   quantizeEmbeddings: true,
 });
-for (const s of report.stages) console.log(`   ${s.accepted ? 'kept  ' : 'undone'} ${s.stage}: KLD ${s.kld.toFixed(5)}, perplexity ${s.perplexity.toFixed(4)}`);
+for (const s of report.stages)
+  console.log(
+    `   ${s.accepted ? 'kept  ' : 'undone'} ${s.stage}: KLD ${s.kld.toFixed(5)}, perplexity ${s.perplexity.toFixed(4)}`,
+  );
 const { before, after, ratio } = report;
 console.log(
   `4. measured before and after, in turns:\n` +

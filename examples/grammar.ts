@@ -2,10 +2,37 @@
 // generator.
 import type { JsonObject } from '../lib/io/json.js';
 
-const people = ['the sailor', 'a child', 'my sister', 'the old king', 'a quiet baker', 'the gardener'];
-const things = ['a lantern', 'the red boat', 'some bread', 'a letter', 'the garden gate', 'three apples'];
-const places = ['by the river', 'in the market', 'under the tree', 'at the harbour', 'near the mill'];
-const verbs: [now: string, past: string][] = [['carries', 'carried'], ['finds', 'found'], ['paints', 'painted'], ['sells', 'sold'], ['hides', 'hid'], ['wants', 'wanted']];
+const people = [
+  'the sailor',
+  'a child',
+  'my sister',
+  'the old king',
+  'a quiet baker',
+  'the gardener',
+];
+const things = [
+  'a lantern',
+  'the red boat',
+  'some bread',
+  'a letter',
+  'the garden gate',
+  'three apples',
+];
+const places = [
+  'by the river',
+  'in the market',
+  'under the tree',
+  'at the harbour',
+  'near the mill',
+];
+const verbs: [now: string, past: string][] = [
+  ['carries', 'carried'],
+  ['finds', 'found'],
+  ['paints', 'painted'],
+  ['sells', 'sold'],
+  ['hides', 'hid'],
+  ['wants', 'wanted'],
+];
 const feelings = ['happy', 'tired', 'proud', 'hungry', 'calm'];
 
 /** `count` sentences, one per line. */
@@ -40,11 +67,36 @@ export function byteTokenizer(text: string): JsonObject {
     version: '1.0',
     truncation: null,
     padding: null,
-    added_tokens: [{ id: 0, content: '<|endoftext|>', single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }],
+    added_tokens: [
+      {
+        id: 0,
+        content: '<|endoftext|>',
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+      },
+    ],
     normalizer: null,
-    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
+    pre_tokenizer: {
+      type: 'ByteLevel',
+      add_prefix_space: false,
+      trim_offsets: true,
+      use_regex: true,
+    },
     post_processor: null,
     decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: { type: 'BPE', dropout: null, unk_token: null, continuing_subword_prefix: null, end_of_word_suffix: null, fuse_unk: false, byte_fallback: false, vocab, merges: [] },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      vocab,
+      merges: [],
+    },
   };
 }

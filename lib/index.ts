@@ -9,7 +9,12 @@ export { perplexity } from './eval/perplexity.js';
 export type { PerplexityOptions, PerplexityResult } from './eval/perplexity.js';
 export type { FinishReason } from './generate/generate.js';
 export type { SamplingOptions } from './generate/sampler.js';
-export { openModelWeights, openSafetensors, TensorFile, writeSafetensors } from './io/safetensors.js';
+export {
+  openModelWeights,
+  openSafetensors,
+  TensorFile,
+  writeSafetensors,
+} from './io/safetensors.js';
 export { LanguageModel } from './language_model.js';
 export type { Generation, GenerateOptions, LoadOptions } from './language_model.js';
 export { CausalLM } from './models/causal_lm.js';

@@ -34,7 +34,19 @@ export interface GenerateOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-const generateKeys = ['greedy', 'temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'seed', 'maxNewTokens', 'maxLength', 'stop', 'signal'];
+const generateKeys = [
+  'greedy',
+  'temperature',
+  'topK',
+  'topP',
+  'minP',
+  'repetitionPenalty',
+  'seed',
+  'maxNewTokens',
+  'maxLength',
+  'stop',
+  'signal',
+];
 
 export interface Generation {
   /** Prompt and continuation, special tokens left out. */
@@ -55,7 +67,15 @@ export class LanguageModel {
   readonly #config: JsonObject;
   readonly #generationConfig: JsonObject;
 
-  constructor(model: CausalLM, tokenizer: Tokenizer, extra: { config?: JsonObject; generationConfig?: JsonObject; warnings?: readonly string[] } = {}) {
+  constructor(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    extra: {
+      config?: JsonObject;
+      generationConfig?: JsonObject;
+      warnings?: readonly string[];
+    } = {},
+  ) {
     this.model = model;
     this.tokenizer = tokenizer;
     this.warnings = extra.warnings ?? [];
@@ -67,16 +87,25 @@ export class LanguageModel {
   static async fromPretrained(folder: string, options: LoadOptions = {}): Promise<LanguageModel> {
     check.knownOptions('fromPretrained', options, ['device', 'dtype']);
     const { device = 'auto', dtype = 'float32' } = options;
-    if (device !== 'cpu' && device !== 'auto') throw new DeviceError(`fromPretrained: device ${JSON.stringify(device)} is not available; devices() lists those that are`);
+    if (device !== 'cpu' && device !== 'auto')
+      throw new DeviceError(
+        `fromPretrained: device ${JSON.stringify(device)} is not available; devices() lists those that are`,
+      );
     check.oneOf('fromPretrained', 'dtype', dtype, ['float32']);
-    if (typeof folder !== 'string' || folder === '') throw new TypeError('fromPretrained: expected the path of a model folder');
+    if (typeof folder !== 'string' || folder === '')
+      throw new TypeError('fromPretrained: expected the path of a model folder');
     if (!(await stat(folder).catch(() => null)))
-      throw new FileError('ERR_FILE_NOT_FOUND', `${folder}: no such model folder; give the path of a folder with config.json, model.safetensors and tokenizer.json`);
+      throw new FileError(
+        'ERR_FILE_NOT_FOUND',
+        `${folder}: no such model folder; give the path of a folder with config.json, model.safetensors and tokenizer.json`,
+      );
     const { model, config, generationConfig, warnings } = await loadModel(folder);
     try {
       const tokenizer = await Tokenizer.fromPretrained(folder);
       if (tokenizer.vocabSize > model.shape.vocab)
-        throw new ConfigError(`${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model's vocabulary only ${model.shape.vocab}; they do not belong together`);
+        throw new ConfigError(
+          `${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model's vocabulary only ${model.shape.vocab}; they do not belong together`,
+        );
       return new LanguageModel(model, tokenizer, { config, generationConfig, warnings });
     } catch (error) {
       model.dispose();
@@ -111,7 +140,9 @@ export class LanguageModel {
     if (options.maxLength !== undefined) {
       check.integer('generate', 'maxLength', options.maxLength, 1);
       if (options.maxLength <= promptLength)
-        throw new OptionError(`generate: the prompt has ${promptLength} tokens, maxLength ${options.maxLength} leaves nothing to generate; maxLength counts the prompt, maxNewTokens does not`);
+        throw new OptionError(
+          `generate: the prompt has ${promptLength} tokens, maxLength ${options.maxLength} leaves nothing to generate; maxLength counts the prompt, maxNewTokens does not`,
+        );
       return options.maxLength - promptLength;
     }
     return options.maxNewTokens ?? 20;
@@ -134,14 +165,25 @@ export class LanguageModel {
   async *#run(prompt: string, options: GenerateOptions): AsyncGenerator<string, Generation> {
     const promptTokens = this.tokenizer.encode(prompt);
     const maxNewTokens = this.#limits(promptTokens.length, options);
-    const stops = options.stop === undefined ? [] : typeof options.stop === 'string' ? [options.stop] : options.stop;
+    const stops =
+      options.stop === undefined
+        ? []
+        : typeof options.stop === 'string'
+          ? [options.stop]
+          : options.stop;
     const { stop: _stop, maxLength: _maxLength, ...rest } = options;
     const text = new TextStream(this.tokenizer, promptTokens, stops);
     const stopped = [false];
     const reasons: (FinishReason | null)[] = [null];
     const eos = new Set(this.eosTokenIds);
     const tokens: number[] = [];
-    for await (const [token] of generateIds(this.model, [promptTokens], { ...rest, maxNewTokens, eosTokenIds: [...eos] }, stopped, reasons)) {
+    for await (const [token] of generateIds(
+      this.model,
+      [promptTokens],
+      { ...rest, maxNewTokens, eosTokenIds: [...eos] },
+      stopped,
+      reasons,
+    )) {
       tokens.push(token!);
       if (eos.has(token!)) continue;
       const piece = text.push(token!);
@@ -154,19 +196,31 @@ export class LanguageModel {
     const tail = text.finish();
     if (tail !== '') yield tail;
     const newText = text.text;
-    const whole = text.stoppedBy === null ? this.tokenizer.decode([...promptTokens, ...tokens]) : this.tokenizer.decode(promptTokens) + newText;
+    const whole =
+      text.stoppedBy === null
+        ? this.tokenizer.decode([...promptTokens, ...tokens])
+        : this.tokenizer.decode(promptTokens) + newText;
     return { text: whole, newText, promptTokens, tokens, finishReason: reasons[0] ?? 'length' };
   }
 
   /** Continues several prompts at once, whatever their lengths. Stop strings are for `generate` and `stream`. */
-  async generateBatch(prompts: readonly string[], options: Omit<GenerateOptions, 'stop'> = {}): Promise<Generation[]> {
+  async generateBatch(
+    prompts: readonly string[],
+    options: Omit<GenerateOptions, 'stop'> = {},
+  ): Promise<Generation[]> {
     const ids = prompts.map((p) => this.tokenizer.encode(p));
     const maxNewTokens = this.#limits(Math.max(0, ...ids.map((p) => p.length)), options);
     const { maxLength: _maxLength, ...rest } = options;
     const reasons: (FinishReason | null)[] = prompts.map(() => null);
     const tokens: number[][] = prompts.map(() => []);
     const stopped = prompts.map(() => false);
-    for await (const step of generateIds(this.model, ids, { ...rest, maxNewTokens, eosTokenIds: this.eosTokenIds }, stopped, reasons))
+    for await (const step of generateIds(
+      this.model,
+      ids,
+      { ...rest, maxNewTokens, eosTokenIds: this.eosTokenIds },
+      stopped,
+      reasons,
+    ))
       step.forEach((token, b) => token !== null && tokens[b]!.push(token));
     return prompts.map((_, b) => ({
       text: this.tokenizer.decode([...ids[b]!, ...tokens[b]!]),
@@ -183,18 +237,28 @@ export class LanguageModel {
   }
 
   /** How far this model has moved from `reference` on a text. */
-  divergenceFrom(reference: LanguageModel, text: string, options: PerplexityOptions = {}): Promise<DivergenceResult> {
+  divergenceFrom(
+    reference: LanguageModel,
+    text: string,
+    options: PerplexityOptions = {},
+  ): Promise<DivergenceResult> {
     return divergence(reference.model, this.model, this.tokenizer.encode(text), options);
   }
 
   /** Writes the files of a model folder into an empty folder; `save` does it atomically. */
   async writeTo(folder: string): Promise<void> {
-    await writeModel(folder, this.model, { generationConfig: this.#generationConfig, files: this.tokenizer.files });
+    await writeModel(folder, this.model, {
+      generationConfig: this.#generationConfig,
+      files: this.tokenizer.files,
+    });
   }
 
   /** Saves as a model folder: complete and durable when the promise resolves, or not there at all. */
   async save(folder: string, options: { overwrite?: boolean } = {}): Promise<void> {
-    await saveFolder(folder, (temporary) => this.writeTo(temporary), { ...options, expectedBytes: this.model.numParameters() * 4 });
+    await saveFolder(folder, (temporary) => this.writeTo(temporary), {
+      ...options,
+      expectedBytes: this.model.numParameters() * 4,
+    });
   }
 
   dispose(): void {

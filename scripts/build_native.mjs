@@ -11,7 +11,9 @@ const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const args = process.argv.slice(2);
 const option = (name) => args.find((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3);
 const out = resolve(root, option('out') ?? 'build/cmake');
-const defines = [...args, ...(process.env.ROOTS_CMAKE_DEFS ?? '').split(' ')].filter((a) => a.startsWith('-D'));
+const defines = [...args, ...(process.env.ROOTS_CMAKE_DEFS ?? '').split(' ')].filter((a) =>
+  a.startsWith('-D'),
+);
 const config = args.includes('--debug') ? 'Debug' : 'Release';
 
 const has = (tool) => spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
@@ -19,9 +21,11 @@ function refuse(message) {
   console.error(`roots-llm: ${message}`);
   process.exit(1);
 }
-if (!has('cmake')) refuse('cmake is needed to build the native core. On Debian: apt-get install cmake g++ make');
+if (!has('cmake'))
+  refuse('cmake is needed to build the native core. On Debian: apt-get install cmake g++ make');
 const generator = has('ninja') ? 'Ninja' : has('make') ? 'Unix Makefiles' : undefined;
-if (!generator) refuse('make or ninja is needed to build the native core. On Debian: apt-get install make');
+if (!generator)
+  refuse('make or ninja is needed to build the native core. On Debian: apt-get install make');
 if (!has(process.env.CXX ?? 'c++') && !has('g++') && !has('clang++'))
   refuse('a C++20 compiler is needed to build the native core. On Debian: apt-get install g++');
 
@@ -46,11 +50,18 @@ function cmake(command, extra) {
     refuse(`native build failed at "cmake-js ${command}"`);
   }
 }
-cmake('configure', defines.map((d) => `--CD${d.slice(2)}`));
+cmake(
+  'configure',
+  defines.map((d) => `--CD${d.slice(2)}`),
+);
 cmake('build', []);
 
 // node-gyp-build looks in build/Release; a sanitized or otherwise special build stays where --out says.
-const built = [join(out, 'Release/roots.node'), join(out, 'Debug/roots.node'), join(out, 'roots.node')].find(existsSync);
+const built = [
+  join(out, 'Release/roots.node'),
+  join(out, 'Debug/roots.node'),
+  join(out, 'roots.node'),
+].find(existsSync);
 if (!built) refuse(`no roots.node under ${out}`);
 if (!option('out') || args.includes('rebuild')) {
   mkdirSync(join(root, 'build/Release'), { recursive: true });

@@ -49,9 +49,17 @@ for (const { name, parameters } of kernels) {
       return id;
     })
     .join(', ');
-  lines.push(`export function ${name}(${signature}): void {`, `  table()['${name}']!(${values});`, '}');
+  lines.push(
+    `export function ${name}(${signature}): void {`,
+    `  table()['${name}']!(${values});`,
+    '}',
+  );
 }
-lines.push('', `export const kernelNames: readonly string[] = ${JSON.stringify(kernels.map((k) => k.name))};`, '');
+lines.push(
+  '',
+  `export const kernelNames: readonly string[] = ${JSON.stringify(kernels.map((k) => k.name))};`,
+  '',
+);
 
 const text = lines.join('\n');
 if (process.argv.includes('--check')) {

@@ -36,7 +36,9 @@ const rowOf = new Map(rows.flatMap((names, i) => names.map((n) => [n, i] as cons
 describe('lib/', () => {
   const imports = files('lib', /\.ts$/).map((file) => ({
     file,
-    targets: [...read(file).matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((m) => relative(join(root, 'lib'), resolve(root, dirname(file), m[1]!)).replace(/\.js$/, '.ts')),
+    targets: [...read(file).matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((m) =>
+      relative(join(root, 'lib'), resolve(root, dirname(file), m[1]!)).replace(/\.js$/, '.ts'),
+    ),
   }));
   const part = (path: string): string => path.replace(/^lib\//, '').split('/')[0]!;
 
@@ -57,8 +59,15 @@ describe('lib/', () => {
   it('has no loops inside a row', () => {
     const edges = new Map<string, Set<string>>();
     for (const { file, targets } of imports)
-      for (const target of targets) if (part(target) !== part(file)) (edges.get(part(file)) ?? edges.set(part(file), new Set()).get(part(file))!).add(part(target));
-    for (const [a, targets] of edges) for (const b of targets) if (rowOf.get(a) === rowOf.get(b)) expect(edges.get(b)?.has(a), `${a} ↔ ${b}`).not.toBe(true);
+      for (const target of targets)
+        if (part(target) !== part(file))
+          (edges.get(part(file)) ?? edges.set(part(file), new Set()).get(part(file))!).add(
+            part(target),
+          );
+    for (const [a, targets] of edges)
+      for (const b of targets)
+        if (rowOf.get(a) === rowOf.get(b))
+          expect(edges.get(b)?.has(a), `${a} ↔ ${b}`).not.toBe(true);
   });
   it('touches the addon only in native/, the tokenizer library only in text/tokenizer.ts', () => {
     for (const { file } of imports) {
@@ -74,16 +83,35 @@ describe('lib/', () => {
     }
   });
   it('has a current kernels.gen.ts', () => {
-    execFileSync(process.execPath, ['--import', 'tsx', 'scripts/gen_kernels.ts', '--check'], { cwd: root });
+    execFileSync(process.execPath, ['--import', 'tsx', 'scripts/gen_kernels.ts', '--check'], {
+      cwd: root,
+    });
   });
   it('numbers dtypes as native/core/dtype.h does', () => {
-    const list = /enum class DType : int32_t \{([^}]*)\}/.exec(read('native/core/dtype.h'))![1]!.split(',').map((s) => s.trim().split(' ')[0]);
-    const short: Record<string, string> = { float32: 'f32', float64: 'f64', bfloat16: 'bf16', float16: 'f16', int8: 'i8', uint8: 'u8', int32: 'i32', int64: 'i64', bool: 'boolean' };
+    const list = /enum class DType : int32_t \{([^}]*)\}/
+      .exec(read('native/core/dtype.h'))![1]!
+      .split(',')
+      .map((s) => s.trim().split(' ')[0]);
+    const short: Record<string, string> = {
+      float32: 'f32',
+      float64: 'f64',
+      bfloat16: 'bf16',
+      float16: 'f16',
+      int8: 'i8',
+      uint8: 'u8',
+      int32: 'i32',
+      int64: 'i64',
+      bool: 'boolean',
+    };
     for (const [name, info] of Object.entries(dtypes)) expect(list[info.code]).toBe(short[name]);
   });
   it('tests every op', () => {
-    const tests = files('test', /\.test\.ts$/).map(read).join('\n');
-    const names = Object.entries(ops).filter(([, f]) => typeof f === 'function').map(([n]) => n);
+    const tests = files('test', /\.test\.ts$/)
+      .map(read)
+      .join('\n');
+    const names = Object.entries(ops)
+      .filter(([, f]) => typeof f === 'function')
+      .map(([n]) => n);
     const missing = names.filter((n) => !new RegExp(`\\b${n}\\b`).test(tests));
     expect(missing).toEqual([]);
   });
@@ -95,19 +123,33 @@ describe('native/', () => {
       const text = read(file);
       if (/napi\.h|node_api\.h/.test(text)) expect(file).toMatch(/^native\/binding\//);
       if (/#include <cuda/.test(text)) expect(file).toMatch(/^native\/cuda\//);
-      if (/^native\/cpu\/(?!backend|features)/.test(file)) expect(text, file).not.toMatch(/#include <(?!stdint\.h|stddef\.h|immintrin\.h)/);
-      if (/^native\/core\//.test(file)) for (const m of text.matchAll(/#include "([^"]+)"/g)) expect(m[1], file).toMatch(/^core\/|^kernels\.def$/);
-      if (/^native\/cpu\//.test(file)) for (const m of text.matchAll(/#include "([^"]+)"/g)) expect(m[1], file).toMatch(/^(core|cpu)\/|^kernels\.def$/);
-      if (/^native\/(runtime|io)\//.test(file)) for (const m of text.matchAll(/#include "([^"]+)"/g)) expect(m[1], file).toMatch(/^(core|runtime|io)\//);
+      if (/^native\/cpu\/(?!backend|features)/.test(file))
+        expect(text, file).not.toMatch(/#include <(?!stdint\.h|stddef\.h|immintrin\.h)/);
+      if (file.startsWith('native/core/'))
+        for (const m of text.matchAll(/#include "([^"]+)"/g))
+          expect(m[1], file).toMatch(/^core\/|^kernels\.def$/);
+      if (file.startsWith('native/cpu/'))
+        for (const m of text.matchAll(/#include "([^"]+)"/g))
+          expect(m[1], file).toMatch(/^(core|cpu)\/|^kernels\.def$/);
+      if (/^native\/(runtime|io)\//.test(file))
+        for (const m of text.matchAll(/#include "([^"]+)"/g))
+          expect(m[1], file).toMatch(/^(core|runtime|io)\//);
     }
   });
   it('never aborts the process', () => {
-    for (const file of files('native', /\.(cc|h)$/)) if (!file.startsWith('native/test/')) expect(read(file), file).not.toMatch(/\b(abort|exit|terminate|assert)\(/);
+    for (const file of files('native', /\.(cc|h)$/))
+      if (!file.startsWith('native/test/'))
+        expect(read(file), file).not.toMatch(/\b(abort|exit|terminate|assert)\(/);
   });
 });
 
 describe('package', () => {
-  const manifest = JSON.parse(read('package.json')) as { files: string[]; gypfile: boolean; scripts: Record<string, string>; dependencies: Record<string, string> };
+  const manifest = JSON.parse(read('package.json')) as {
+    files: string[];
+    gypfile: boolean;
+    scripts: Record<string, string>;
+    dependencies: Record<string, string>;
+  };
   it('keeps binding.gyp a thin shim that is not published', () => {
     const gyp = read('binding.gyp');
     expect([...gyp.matchAll(/"target_name"/g)].length).toBe(1);
@@ -118,8 +160,10 @@ describe('package', () => {
     expect(manifest.gypfile).toBe(false);
   });
   it('has no install scripts and few, pinned dependencies', () => {
-    for (const name of ['preinstall', 'install', 'postinstall']) expect(manifest.scripts[name]).toBeUndefined();
+    for (const name of ['preinstall', 'install', 'postinstall'])
+      expect(manifest.scripts[name]).toBeUndefined();
     expect(Object.keys(manifest.dependencies).length).toBeLessThanOrEqual(8);
-    for (const version of Object.values(manifest.dependencies)) expect(version).toMatch(/^\d+\.\d+\.\d+$/);
+    for (const version of Object.values(manifest.dependencies))
+      expect(version).toMatch(/^\d+\.\d+\.\d+$/);
   });
 });

@@ -2,10 +2,22 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { Tensor, cast, gradcheck, memory, openSafetensors, randn, synchronize, tensor, tidy } from '../lib/index.js';
-import type { TensorFile } from '../lib/index.js';
+import {
+  cast,
+  gradcheck,
+  memory,
+  openSafetensors,
+  randn,
+  synchronize,
+  tensor,
+  tidy,
+} from '../lib/index.js';
+import type { TensorFile ,
+  Tensor} from '../lib/index.js';
 
-export const fixturesPath = resolve(process.env['ROOTS_FIXTURES'] ?? new URL('../../shared/fixtures', import.meta.url).pathname);
+export const fixturesPath = resolve(
+  process.env['ROOTS_FIXTURES'] ?? new URL('../../shared/fixtures', import.meta.url).pathname,
+);
 export const hasFixtures = existsSync(fixturesPath);
 
 /** describe() that needs the fixtures: skipped with a visible reason where they are absent. */
@@ -42,14 +54,21 @@ export interface Tolerance {
 export const f32Tolerance: Tolerance = { rtol: 1.3e-6, atol: 1e-5 };
 export const f64Tolerance: Tolerance = { rtol: 1e-10, atol: 1e-12 };
 
-export function expectClose(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: Tolerance, what = ''): void {
+export function expectClose(
+  got: ArrayLike<number>,
+  want: ArrayLike<number>,
+  tolerance: Tolerance,
+  what = '',
+): void {
   expect(got.length, what).toBe(want.length);
   for (let i = 0; i < want.length; i++) {
     const g = got[i]!;
     const w = want[i]!;
     if (Number.isNaN(w) ? Number.isNaN(g) : g === w) continue;
     if (!(Math.abs(g - w) <= tolerance.atol + tolerance.rtol * Math.abs(w)))
-      throw new Error(`${what}: element ${i} is ${g}, expected ${w} (difference ${Math.abs(g - w)})`);
+      throw new Error(
+        `${what}: element ${i} is ${g}, expected ${w} (difference ${Math.abs(g - w)})`,
+      );
   }
 }
 
@@ -65,7 +84,10 @@ export async function expectNoLeak(fn: () => void | Promise<void>): Promise<void
   await fn();
   await synchronize();
   const after = memory();
-  expect({ tensors: after.tensors, bytes: after.bytes }).toEqual({ tensors: before.tensors, bytes: before.bytes });
+  expect({ tensors: after.tensors, bytes: after.bytes }).toEqual({
+    tensors: before.tensors,
+    bytes: before.bytes,
+  });
 }
 
 /** The same values through a view whose last two axes are exchanged in memory: not contiguous. */
@@ -83,7 +105,10 @@ export function strided(x: Tensor): Tensor {
   }
   return tidy(() => {
     const order = x.shape.map((_, i) => i);
-    [order[order.length - 1], order[order.length - 2]] = [order[order.length - 2]!, order[order.length - 1]!];
+    [order[order.length - 1], order[order.length - 2]] = [
+      order[order.length - 2]!,
+      order[order.length - 1]!,
+    ];
     return x.permute(order).clone().permute(order);
   });
 }
@@ -111,18 +136,29 @@ export function checkOp(title: string, cases: OpCase[]): void {
       if (c.reference) {
         it(`${c.name}: equals the reference in float64 and float32`, async () => {
           const inputs = c.inputs();
-          const values = inputs.map((t) => ({ data: Float64Array.from(t.dataSync() as Float64Array), shape: t.shape }));
+          const values = inputs.map((t) => ({
+            data: Float64Array.from(t.dataSync() as Float64Array),
+            shape: t.shape,
+          }));
           const want = c.reference!(...values);
           expectClose(await numbers(c.op(...inputs)), want, c.tolerance ?? f64Tolerance, 'float64');
           const narrow = inputs.map((t) => cast(t, 'float32'));
-          expectClose(await numbers(c.op(...narrow)), c.reference!(...values.map((v) => ({ ...v, data: v.data.map(Math.fround) }))), c.f32 ?? f32Tolerance, 'float32');
+          expectClose(
+            await numbers(c.op(...narrow)),
+            c.reference!(...values.map((v) => ({ ...v, data: v.data.map(Math.fround) }))),
+            c.f32 ?? f32Tolerance,
+            'float32',
+          );
         });
       }
       it(`${c.name}: does not care about strides`, async () => {
         const inputs = c.inputs();
         const plain = await numbers(c.op(...inputs));
         const views = inputs.map((t) => (t.size > 1 ? strided(t) : t));
-        expect(views.some((v) => !v.isContiguous) || inputs.every((t) => t.size <= 1 || t.shape.filter((d) => d > 1).length < 2)).toBe(true);
+        expect(
+          views.some((v) => !v.isContiguous) ||
+            inputs.every((t) => t.size <= 1 || t.shape.filter((d) => d > 1).length < 2),
+        ).toBe(true);
         expectClose(await numbers(c.op(...views)), plain, { rtol: 1e-12, atol: 1e-13 }, 'strided');
       });
       if (c.gradient !== false)
@@ -144,7 +180,9 @@ export function checkOp(title: string, cases: OpCase[]): void {
         });
         const dead = inputs[0]!.clone();
         dead.dispose();
-        expect(() => c.op(dead, ...inputs.slice(1))).toThrow(expect.objectContaining({ code: 'ERR_ROOTS_DISPOSED' }));
+        expect(() => c.op(dead, ...inputs.slice(1))).toThrow(
+          expect.objectContaining({ code: 'ERR_ROOTS_DISPOSED' }),
+        );
       });
     }
   });
@@ -155,6 +193,9 @@ export const normal = (...shape: number[]): Tensor => randn(shape, { dtype: 'flo
 /** Values in [low, high), float64. */
 export function between(low: number, high: number, shape: number[]): Tensor {
   const n = shape.reduce((a, b) => a * b, 1);
-  const data = Float64Array.from({ length: n }, (_, i) => low + (high - low) * ((i * 0.7548776662466927 + 0.31) % 1));
+  const data = Float64Array.from(
+    { length: n },
+    (_, i) => low + (high - low) * ((i * 0.7548776662466927 + 0.31) % 1),
+  );
   return tensor(data, { shape });
 }

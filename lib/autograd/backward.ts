@@ -54,11 +54,18 @@ function own(gradient: Tensor): Tensor {
 export function backward(y: Tensor, gradient?: Tensor, options: BackwardOptions = {}): void {
   y.checkAlive();
   if (!y.requiresGrad)
-    throw new RootsError('ERR_NO_GRAD', 'backward: this tensor does not depend on any tensor with requiresGrad (or was computed inside noGrad)');
+    throw new RootsError(
+      'ERR_NO_GRAD',
+      'backward: this tensor does not depend on any tensor with requiresGrad (or was computed inside noGrad)',
+    );
   if (!gradient && y.size !== 1)
-    throw new ShapeError(`backward: expected a tensor of one element, got shape ${format(y.shape)}; reduce it first, or pass a gradient`);
+    throw new ShapeError(
+      `backward: expected a tensor of one element, got shape ${format(y.shape)}; reduce it first, or pass a gradient`,
+    );
   if (gradient && !sameShape(gradient.shape, y.shape))
-    throw new ShapeError(`backward: the gradient has shape ${format(gradient.shape)}, expected ${format(y.shape)}`);
+    throw new ShapeError(
+      `backward: the gradient has shape ${format(gradient.shape)}, expected ${format(y.shape)}`,
+    );
   untracked(() =>
     noGrad(() => {
       const seed = gradient ? gradient.detach() : ones(y.shape, { dtype: y.dtype });
@@ -96,7 +103,10 @@ function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
   const saved = node.saved;
   if (!saved) {
     dy.dispose();
-    throw new RootsError('ERR_GRAPH_FREED', 'backward: the graph was freed by an earlier backward(); pass { retainGraph: true } to the first one');
+    throw new RootsError(
+      'ERR_GRAPH_FREED',
+      'backward: the graph was freed by an earlier backward(); pass { retainGraph: true } to the first one',
+    );
   }
   const gradients = tidy(() => {
     const result = node.backward(dy, saved);
@@ -131,8 +141,15 @@ export function unbroadcast(dy: Tensor, shape: readonly number[]): Tensor {
   const kept = dy.shape.map((_, i) => i).filter((i) => !stretched[i]);
   const reduced = dy.shape.map((_, i) => i).filter((i) => stretched[i]);
   const axes = [...kept, ...reduced];
-  const view = dy.view(axes.map((i) => dy.shape[i]!), axes.map((i) => dy.strides[i]!), dy.offset);
-  const out = empty(kept.map((i) => dy.shape[i]!), dy.dtype);
+  const view = dy.view(
+    axes.map((i) => dy.shape[i]!),
+    axes.map((i) => dy.strides[i]!),
+    dy.offset,
+  );
+  const out = empty(
+    kept.map((i) => dy.shape[i]!),
+    dy.dtype,
+  );
   kernels.reduce_sum(view, out);
   return out.view(shape, contiguousStrides(shape), 0);
 }

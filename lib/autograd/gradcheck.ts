@@ -16,18 +16,26 @@ export interface GradcheckOptions {
  * Throws when a gradient of `fn` differs from (f(x + eps) - f(x - eps)) / 2 eps by more than atol + rtol |expected|.
  * `inputs` are float64 tensors; fn returns one tensor, which is weighted by fixed pseudo-random numbers.
  */
-export function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[], options: GradcheckOptions = {}): void {
+export function gradcheck(
+  fn: (...inputs: Tensor[]) => Tensor,
+  inputs: readonly Tensor[],
+  options: GradcheckOptions = {},
+): void {
   const { eps = 1e-6, atol = 1e-5, rtol = 1e-3 } = options;
   const values = inputs.map((t) => Float64Array.from(t.dataSync() as Float64Array));
   const shapes = inputs.map((t) => t.shape);
-  const leaves = inputs.map((t, i) => tensor(values[i]!, { shape: shapes[i]!, requiresGrad: true }));
+  const leaves = inputs.map((t, i) =>
+    tensor(values[i]!, { shape: shapes[i]!, requiresGrad: true }),
+  );
   const analytic = (() => {
     const y = fn(...leaves);
     const weights = tensor(weightsFor(y.size), { shape: y.shape });
     backward(y, weights);
     y.dispose();
     weights.dispose();
-    return leaves.map((leaf, i) => (leaf.grad ? (leaf.grad.dataSync() as Float64Array) : new Float64Array(values[i]!.length)));
+    return leaves.map((leaf, i) =>
+      leaf.grad ? (leaf.grad.dataSync() as Float64Array) : new Float64Array(values[i]!.length),
+    );
   })();
   for (const leaf of leaves) leaf.dispose();
   const evaluate = (): number =>
@@ -50,7 +58,10 @@ export function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly 
       const expected = (up - down) / (2 * eps);
       const got = analytic[input]![i]!;
       if (!(Math.abs(got - expected) <= atol + rtol * Math.abs(expected)))
-        throw new RootsError('ERR_GRADCHECK', `gradcheck: input ${input}, element ${i}: backward gave ${got}, central differences ${expected}`);
+        throw new RootsError(
+          'ERR_GRADCHECK',
+          `gradcheck: input ${input}, element ${i}: backward gave ${got}, central differences ${expected}`,
+        );
     }
   });
 }

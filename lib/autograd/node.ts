@@ -6,7 +6,9 @@ export type Saved = Record<string, Tensor | null>;
 export type Backward = (dy: Tensor, saved: Saved) => Record<string, Tensor | null>;
 
 /** Where the gradient of one input goes: another node, or a leaf tensor. */
-export type Edge = { readonly name: string; readonly node: Node } | { readonly name: string; readonly leaf: Tensor };
+export type Edge =
+  | { readonly name: string; readonly node: Node }
+  | { readonly name: string; readonly leaf: Tensor };
 
 export class Node implements GradNode {
   readonly edges: readonly Edge[];

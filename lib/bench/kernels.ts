@@ -1,6 +1,13 @@
 // Kernel benchmarks: each row is one kernel at one shape, timed many times, with its share of the measured peak.
 import { cpus, totalmem } from 'node:os';
-import { devices, getThreads, memory, releaseCachedMemory, setThreads, synchronize } from '../native/device.js';
+import {
+  devices,
+  getThreads,
+  memory,
+  releaseCachedMemory,
+  setThreads,
+  synchronize,
+} from '../native/device.js';
 import { attention } from '../ops/attention.js';
 import { matmul, linear } from '../ops/matmul.js';
 import { linearW8A16, linearW8A8, matmulI8, packI8, quantizeWeightI8 } from '../ops/matmul_i8.js';
@@ -26,7 +33,14 @@ export interface BenchRow {
 }
 
 export interface BenchResult {
-  machine: { cpu: string; isa: string; threads: number; memoryBytes: number; node: string; date: string };
+  machine: {
+    cpu: string;
+    isa: string;
+    threads: number;
+    memoryBytes: number;
+    node: string;
+    date: string;
+  };
   peak: Peak;
   rows: BenchRow[];
 }
@@ -49,7 +63,8 @@ async function time(fn: () => Tensor): Promise<[p10: number, median: number, p90
   const repeat = Math.max(1, Math.ceil(5 / (await once(1))));
   const runs: number[] = [];
   const end = performance.now() + 400;
-  while (runs.length < 7 || (performance.now() < end && runs.length < 200)) runs.push(await once(repeat));
+  while (runs.length < 7 || (performance.now() < end && runs.length < 200))
+    runs.push(await once(repeat));
   runs.sort((a, b) => a - b);
   const at = (q: number): number => runs[Math.min(runs.length - 1, Math.floor(q * runs.length))]!;
   return [at(0.1), at(0.5), at(0.9)];
@@ -116,7 +131,13 @@ function int8Cases(sizes: readonly number[]): Case[] {
   return [...square, ...decode];
 }
 
-function weightCase(kernel: 'linear f32' | 'linear w8a8' | 'linear w8a16', m: number, n: number, k: number, kind: Kind): Case {
+function weightCase(
+  kernel: 'linear f32' | 'linear w8a8' | 'linear w8a16',
+  m: number,
+  n: number,
+  k: number,
+  kind: Kind,
+): Case {
   return {
     kernel,
     shape: `${m}x${n}x${k}`,
@@ -132,7 +153,10 @@ function weightCase(kernel: 'linear f32' | 'linear w8a8' | 'linear w8a16', m: nu
       q.dispose();
       return [x, packed, scale];
     },
-    run: (x, w, scale) => (kernel === 'linear f32' ? linear(x!, w!) : (kernel === 'linear w8a8' ? linearW8A8 : linearW8A16)(x!, w!, scale!)),
+    run: (x, w, scale) =>
+      kernel === 'linear f32'
+        ? linear(x!, w!)
+        : (kernel === 'linear w8a8' ? linearW8A8 : linearW8A16)(x!, w!, scale!),
   };
 }
 
@@ -150,7 +174,10 @@ function attentionCases(sizes: readonly number[]): Case[] {
   );
 }
 
-const suites: Record<BenchName, { cases: (sizes: readonly number[]) => Case[]; sizes: readonly number[] }> = {
+const suites: Record<
+  BenchName,
+  { cases: (sizes: readonly number[]) => Case[]; sizes: readonly number[] }
+> = {
   gemm: { cases: gemmCases, sizes: [256, 512, 1024, 2048] },
   int8: { cases: int8Cases, sizes: [512, 1024, 2048] },
   attention: { cases: attentionCases, sizes: [256, 512, 1024] },
@@ -173,13 +200,29 @@ export async function bench(name: BenchName, options: BenchOptions = {}): Promis
       for (const t of inputs) t.dispose();
       const gflops = c.operations / (ms * 1e6);
       const top = c.kind === 'i8' ? peak.i8 : peak.f32;
-      const row: BenchRow = { kernel: c.kernel, isa, shape: c.shape, ms, p10, p90, gflops, ofPeak: top === null ? null : gflops / top };
+      const row: BenchRow = {
+        kernel: c.kernel,
+        isa,
+        shape: c.shape,
+        ms,
+        p10,
+        p90,
+        gflops,
+        ofPeak: top === null ? null : gflops / top,
+      };
       rows.push(row);
       options.onRow?.(row);
     }
     if (memory().cachedBytes > 1 << 30) releaseCachedMemory();
     return {
-      machine: { cpu: cpus()[0]?.model.trim() ?? 'unknown', isa, threads: getThreads(), memoryBytes: totalmem(), node: process.versions.node, date: new Date().toISOString() },
+      machine: {
+        cpu: cpus()[0]?.model.trim() ?? 'unknown',
+        isa,
+        threads: getThreads(),
+        memoryBytes: totalmem(),
+        node: process.versions.node,
+        date: new Date().toISOString(),
+      },
       peak,
       rows,
     };

@@ -13,7 +13,12 @@ export interface Peak {
   threads: number;
 }
 
-const vectorBytes: Record<string, number> = { baseline: 16, avx2: 32, avx512_core: 64, avx512_vnni: 64 };
+const vectorBytes: Record<string, number> = {
+  baseline: 16,
+  avx2: 32,
+  avx512_core: 64,
+  avx512_vnni: 64,
+};
 
 /** Best time of several runs of `fn`, in milliseconds, the queue drained each time. */
 export async function bestMs(fn: () => void, runs: number): Promise<number> {

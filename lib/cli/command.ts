@@ -25,13 +25,15 @@ export function numberOption(values: Values, name: string): number | undefined {
   const text = values[name];
   if (text === undefined) return undefined;
   const value = Number(text);
-  if (typeof text !== 'string' || text.trim() === '' || Number.isNaN(value)) throw new UsageError(`--${name} must be a number, got ${JSON.stringify(text)}`);
+  if (typeof text !== 'string' || text.trim() === '' || Number.isNaN(value))
+    throw new UsageError(`--${name} must be a number, got ${JSON.stringify(text)}`);
   return value;
 }
 
 export function integerOption(values: Values, name: string): number | undefined {
   const value = numberOption(values, name);
-  if (value !== undefined && !Number.isSafeInteger(value)) throw new UsageError(`--${name} must be an integer, got ${String(values[name])}`);
+  if (value !== undefined && !Number.isSafeInteger(value))
+    throw new UsageError(`--${name} must be an integer, got ${String(values[name])}`);
   return value;
 }
 
@@ -47,8 +49,12 @@ export function requiredOption(values: Values, name: string): string {
 }
 
 /** An object without the keys whose value is undefined. */
-export function defined<T extends object>(object: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(object).filter(([, v]) => v !== undefined)) as { [K in keyof T]?: Exclude<T[K], undefined> };
+export function defined<T extends object>(
+  object: T,
+): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(object).filter(([, v]) => v !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
 }
 
 export function printJson(value: unknown): void {

@@ -18,7 +18,9 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
 
 async function help(): Promise<string> {
   const lines = await Promise.all(
-    Object.entries(commands).map(async ([name, load]) => `  ${name.padEnd(10)} ${(await load()).command.summary}`),
+    Object.entries(commands).map(
+      async ([name, load]) => `  ${name.padEnd(10)} ${(await load()).command.summary}`,
+    ),
   );
   return `Usage: roots <command> [arguments] [options]\n\n${lines.join('\n')}\n\nroots <command> --help explains a command. Every command takes --json.\n`;
 }
@@ -31,18 +33,31 @@ async function main(argv: readonly string[]): Promise<void> {
   }
   if (name === '--version') {
     const { readFile } = await import('node:fs/promises');
-    const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+    const { version } = JSON.parse(
+      await readFile(new URL('../../package.json', import.meta.url), 'utf8'),
+    ) as { version: string };
     process.stdout.write(`${version}\n`);
     return;
   }
-  if (!Object.hasOwn(commands, name)) throw new UsageError(`unknown command ${JSON.stringify(name)}; expected one of ${Object.keys(commands).join(', ')}`);
+  if (!Object.hasOwn(commands, name))
+    throw new UsageError(
+      `unknown command ${JSON.stringify(name)}; expected one of ${Object.keys(commands).join(', ')}`,
+    );
   const { command } = await commands[name]!();
-  const options = { ...command.options, json: { type: 'boolean' as const }, help: { type: 'boolean' as const, short: 'h' } };
+  const options = {
+    ...command.options,
+    json: { type: 'boolean' as const },
+    help: { type: 'boolean' as const, short: 'h' },
+  };
   let parsed;
   try {
     parsed = parseArgs({ args: rest, options, allowPositionals: true, strict: true });
   } catch (error) {
-    throw new UsageError(`${(error as Error).message} (known: ${Object.keys(options).map((o) => `--${o}`).join(', ')})`);
+    throw new UsageError(
+      `${(error as Error).message} (known: ${Object.keys(options)
+        .map((o) => `--${o}`)
+        .join(', ')})`,
+    );
   }
   if (parsed.values['help']) {
     process.stdout.write(`${command.summary}\n\n${command.usage}\n`);
@@ -50,14 +65,20 @@ async function main(argv: readonly string[]): Promise<void> {
   }
   const [least, most] = command.positionals;
   if (parsed.positionals.length < least || parsed.positionals.length > most)
-    throw new UsageError(`${name}: expected ${least === most ? least : `${least} to ${most}`} argument${most === 1 ? '' : 's'}, got ${parsed.positionals.length}; see roots ${name} --help`);
-  await command.run(parsed.positionals, parsed.values as Record<string, string | boolean | undefined>);
+    throw new UsageError(
+      `${name}: expected ${least === most ? least : `${least} to ${most}`} argument${most === 1 ? '' : 's'}, got ${parsed.positionals.length}; see roots ${name} --help`,
+    );
+  await command.run(
+    parsed.positionals,
+    parsed.values as Record<string, string | boolean | undefined>,
+  );
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {
   const { message = String(error), code } = error as { message?: string; code?: string };
   process.stderr.write(`roots: ${message}${code && code !== 'ERR_USAGE' ? ` [${code}]` : ''}\n`);
-  if (process.env['ROOTS_DEBUG'] && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  if (process.env['ROOTS_DEBUG'] && error instanceof Error)
+    process.stderr.write(`${error.stack}\n`);
   process.exitCode = error instanceof UsageError ? 2 : 1;
 });
 

@@ -17,13 +17,24 @@ import type { Tensor } from '../tensor/tensor.js';
 class Captured extends Error {}
 
 /** (K + 1, K + 1) float64 over all tokens of `ids`; belongs to the caller. */
-export async function inputGram(model: CausalLM, layer: Linear, ids: readonly number[], context: number): Promise<Tensor> {
+export async function inputGram(
+  model: CausalLM,
+  layer: Linear,
+  ids: readonly number[],
+  context: number,
+): Promise<Tensor> {
   let gram: Tensor | null = null;
   layer.observer = (x) => {
     const updated = untracked(() =>
       tidy(() => {
         const rows = x.size / layer.inFeatures;
-        const flat = concat([cast(reshape(x.detach(), [rows, layer.inFeatures]), 'float64'), ones([rows, 1], { dtype: 'float64' })], 1);
+        const flat = concat(
+          [
+            cast(reshape(x.detach(), [rows, layer.inFeatures]), 'float64'),
+            ones([rows, 1], { dtype: 'float64' }),
+          ],
+          1,
+        );
         const part = matmul(transpose(flat), flat);
         return gram ? add(gram, part) : part;
       }),

@@ -50,12 +50,18 @@ export function ruleFor(config: JsonObject): ExportRule {
 export function exportConfig(config: JsonObject, shape: Readonly<Shape>): JsonObject {
   const type = config['model_type'];
   if (type === 'gpt2' || type === 'mistral' || shape.hidden % shape.heads === 0) return config;
-  const relabel = type === 'llama' && config['attention_bias'] !== true && config['mlp_bias'] !== true;
+  const relabel =
+    type === 'llama' && config['attention_bias'] !== true && config['mlp_bias'] !== true;
   if (!relabel)
     throw new ConfigError(
       `prune: ${shape.heads} heads do not divide hidden_size ${shape.hidden}, and a ${String(type)} model of that shape would not load elsewhere; choose another heads ratio`,
     );
-  const out: JsonObject = { ...config, model_type: 'mistral', architectures: ['MistralForCausalLM'], sliding_window: null };
+  const out: JsonObject = {
+    ...config,
+    model_type: 'mistral',
+    architectures: ['MistralForCausalLM'],
+    sliding_window: null,
+  };
   for (const key of ['attention_bias', 'mlp_bias', 'pretraining_tp']) delete out[key];
   return out;
 }

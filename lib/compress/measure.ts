@@ -35,7 +35,8 @@ export interface Measurement extends RunMeasurement {
 export function flopsPerToken(model: CausalLM): number {
   const { hidden, vocab, heads, headDim, context, layers } = model.shape;
   let flops = 2 * hidden * vocab;
-  for (const block of model.blocks) for (const layer of block.linears.values()) flops += 2 * layer.inFeatures * layer.outFeatures;
+  for (const block of model.blocks)
+    for (const layer of block.linears.values()) flops += 2 * layer.inFeatures * layer.outFeatures;
   return flops + layers * 2 * 2 * heads * headDim * (context / 2);
 }
 
@@ -77,7 +78,16 @@ export async function measureHere(folder: string, threads: number): Promise<RunM
   const prefillTokens = Math.min(512, context);
   const ids = Int32Array.from({ length: prefillTokens }, (_, i) => (i * 7919 + 13) % vocab);
   const step = async (cache: KVCache | null, chunk: Int32Array): Promise<void> => {
-    const logits = tidy(() => noGrad(() => model.forward({ inputIds: tensor(chunk, { shape: [1, chunk.length] }), cache, logitsToKeep: 1 }).logits));
+    const logits = tidy(() =>
+      noGrad(
+        () =>
+          model.forward({
+            inputIds: tensor(chunk, { shape: [1, chunk.length] }),
+            cache,
+            logitsToKeep: 1,
+          }).logits,
+      ),
+    );
     await logits.data();
     logits.dispose();
   };
@@ -112,7 +122,8 @@ export async function measureHere(folder: string, threads: number): Promise<RunM
 
 /** The command line of this package as a child process. */
 function childArguments(): string[] {
-  if (!import.meta.url.endsWith('.ts')) return [fileURLToPath(new URL('../cli/main.js', import.meta.url))];
+  if (!import.meta.url.endsWith('.ts'))
+    return [fileURLToPath(new URL('../cli/main.js', import.meta.url))];
   const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
   return ['--import', tsx, fileURLToPath(new URL('../cli/main.ts', import.meta.url))];
 }
@@ -129,14 +140,22 @@ function measureInChild(folder: string, threads: number): Promise<RunMeasurement
     child.stderr.on('data', (chunk) => (problems += chunk));
     child.on('error', reject);
     child.on('close', (code) => {
-      if (code !== 0) reject(new RootsError('ERR_MEASURE', `measuring ${folder} failed: ${problems.slice(-500)}`));
+      if (code !== 0)
+        reject(
+          new RootsError('ERR_MEASURE', `measuring ${folder} failed: ${problems.slice(-500)}`),
+        );
       else resolve(JSON.parse(out) as RunMeasurement);
     });
   });
 }
 
 /** Measures several folders, A B A B, `turns` times each; times are medians, memory the highest seen. */
-export async function measureFolders(folders: readonly string[], threads: number, turns: number = 3, onProgress?: (done: number) => void): Promise<RunMeasurement[]> {
+export async function measureFolders(
+  folders: readonly string[],
+  threads: number,
+  turns: number = 3,
+  onProgress?: (done: number) => void,
+): Promise<RunMeasurement[]> {
   const runs: RunMeasurement[][] = folders.map(() => []);
   for (let turn = 0; turn < turns; turn++)
     for (const [i, folder] of folders.entries()) {

@@ -57,13 +57,29 @@ export interface CompressOptions {
   onProgress?: (stage: string, done: number) => void;
 }
 
-const optionNames = ['out', 'calibrationText', 'evalText', 'quantize', 'quantizeEmbeddings', 'prune', 'sparsity', 'maxKld', 'calibrationTokens', 'seed', 'overwrite', 'turns', 'onProgress'];
+const optionNames = [
+  'out',
+  'calibrationText',
+  'evalText',
+  'quantize',
+  'quantizeEmbeddings',
+  'prune',
+  'sparsity',
+  'maxKld',
+  'calibrationTokens',
+  'seed',
+  'overwrite',
+  'turns',
+  'onProgress',
+];
 
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 function checkRatio(name: string, value: number | undefined): void {
   if (value !== undefined && !(typeof value === 'number' && value >= 0 && value < 1))
-    throw new OptionError(`compress: ${name} must be a number from 0 up to, but not including, 1 (1 would leave nothing); got ${String(value)}`);
+    throw new OptionError(
+      `compress: ${name} must be a number from 0 up to, but not including, 1 (1 would leave nothing); got ${String(value)}`,
+    );
 }
 
 function checkOptions(options: CompressOptions, config: JsonObject): void {
@@ -73,16 +89,27 @@ function checkOptions(options: CompressOptions, config: JsonObject): void {
   for (const key of ['ffn', 'heads', 'layers'] as const) checkRatio(`prune ${key}`, prune[key]);
   checkRatio('sparsity', sparsity);
   if (scheme !== undefined) check.oneOf('compress', 'quantize', scheme, ['w8a8', 'w8a16']);
-  const work = [prune.ffn, prune.heads, prune.layers, sparsity].some((r) => r !== undefined && r > 0) || scheme !== undefined;
+  const work =
+    [prune.ffn, prune.heads, prune.layers, sparsity].some((r) => r !== undefined && r > 0) ||
+    scheme !== undefined;
   if (!work) throw new OptionError('compress: nothing to do; give quantize, prune or sparsity');
   const rule = ruleFor(config);
-  if ((prune.heads ?? 0) > 0 && !rule.heads) throw new OptionError(`compress: prune heads is not possible for this model: ${rule.note}; prune ffn or layers instead`);
-  for (const [name, text] of [['calibration', options.calibrationText], ['evaluation', options.evalText]] as const) {
-    if (typeof text !== 'string') throw new TypeError(`compress: the ${name} text must be a string`);
+  if ((prune.heads ?? 0) > 0 && !rule.heads)
+    throw new OptionError(
+      `compress: prune heads is not possible for this model: ${rule.note}; prune ffn or layers instead`,
+    );
+  for (const [name, text] of [
+    ['calibration', options.calibrationText],
+    ['evaluation', options.evalText],
+  ] as const) {
+    if (typeof text !== 'string')
+      throw new TypeError(`compress: the ${name} text must be a string`);
     if (text.trim() === '') throw new OptionError(`compress: the ${name} text is empty`);
   }
   if (options.calibrationText.trim() === options.evalText.trim())
-    throw new OptionError('compress: the calibration text and the evaluation text are identical; quality must be measured on text that the compression has not seen');
+    throw new OptionError(
+      'compress: the calibration text and the evaluation text are identical; quality must be measured on text that the compression has not seen',
+    );
 }
 
 interface Stage {
@@ -91,7 +118,10 @@ interface Stage {
 }
 
 /** Compresses the model in `folder` and writes a model folder with report.json and report.html. */
-export async function compress(folder: string, options: CompressOptions): Promise<CompressionReport> {
+export async function compress(
+  folder: string,
+  options: CompressOptions,
+): Promise<CompressionReport> {
   const original = await LanguageModel.fromPretrained(folder);
   try {
     return await compressLoaded(original, folder, options);
@@ -100,44 +130,92 @@ export async function compress(folder: string, options: CompressOptions): Promis
   }
 }
 
-async function compressLoaded(original: LanguageModel, folder: string, options: CompressOptions): Promise<CompressionReport> {
-  if (typeof options.out !== 'string' || options.out === '') throw new OptionError('compress: out must be the path of the folder to write');
+async function compressLoaded(
+  original: LanguageModel,
+  folder: string,
+  options: CompressOptions,
+): Promise<CompressionReport> {
+  if (typeof options.out !== 'string' || options.out === '')
+    throw new OptionError('compress: out must be the path of the folder to write');
   checkOptions(options, original.config);
-  if (original.model.blocks[0]!.ffnOutput.scheme !== null) throw new OptionError('compress: the model is already quantized; start from the float checkpoint');
+  if (original.model.blocks[0]!.ffnOutput.scheme !== null)
+    throw new OptionError(
+      'compress: the model is already quantized; start from the float checkpoint',
+    );
   const { prune = {}, maxKld = 0.1, calibrationTokens = 16_384, seed = 0, onProgress } = options;
   const warnings = [...original.warnings];
-  if (options.calibrationText.includes(options.evalText)) warnings.push('the calibration text contains the evaluation text: the quality figures are optimistic');
+  if (options.calibrationText.includes(options.evalText))
+    warnings.push(
+      'the calibration text contains the evaluation text: the quality figures are optimistic',
+    );
   const { context } = original.model.shape;
-  const calibration = original.tokenizer.encode(options.calibrationText).slice(0, calibrationTokens);
+  const calibration = original.tokenizer
+    .encode(options.calibrationText)
+    .slice(0, calibrationTokens);
   const evaluation = original.tokenizer.encode(options.evalText);
-  if (calibration.length < 2) throw new OptionError(`compress: the calibration text has ${calibration.length} tokens; give more`);
-  if (evaluation.length < 2) throw new OptionError(`compress: the evaluation text has ${evaluation.length} tokens; give more`);
-  if (calibration.length < 2048 && (prune.ffn || prune.heads)) warnings.push(`only ${calibration.length} calibration tokens: pruning would profit from more`);
+  if (calibration.length < 2)
+    throw new OptionError(
+      `compress: the calibration text has ${calibration.length} tokens; give more`,
+    );
+  if (evaluation.length < 2)
+    throw new OptionError(
+      `compress: the evaluation text has ${evaluation.length} tokens; give more`,
+    );
+  if (calibration.length < 2048 && (prune.ffn || prune.heads))
+    warnings.push(`only ${calibration.length} calibration tokens: pruning would profit from more`);
 
   const stages: Stage[] = [];
-  const pruneContext = (name: string) => ({ ids: calibration, context, onProgress: (done: number) => onProgress?.(name, done) });
+  const pruneContext = (name: string) => ({
+    ids: calibration,
+    context,
+    onProgress: (done: number) => onProgress?.(name, done),
+  });
   if (prune.layers)
-    stages.push({ name: `prune layers ${prune.layers}`, run: (m) => pruneLayers(m, original.model, prune.layers!, pruneContext('prune layers')) });
+    stages.push({
+      name: `prune layers ${prune.layers}`,
+      run: (m) => pruneLayers(m, original.model, prune.layers!, pruneContext('prune layers')),
+    });
   if (prune.heads)
-    stages.push({ name: `prune heads ${prune.heads}`, run: async (m) => changed(m, (copy) => pruneHeads(copy, prune.heads!, pruneContext('prune heads'))) });
+    stages.push({
+      name: `prune heads ${prune.heads}`,
+      run: async (m) =>
+        changed(m, (copy) => pruneHeads(copy, prune.heads!, pruneContext('prune heads'))),
+    });
   if (prune.ffn)
-    stages.push({ name: `prune ffn ${prune.ffn}`, run: async (m) => changed(m, (copy) => pruneFfn(copy, prune.ffn!, pruneContext('prune ffn'))) });
+    stages.push({
+      name: `prune ffn ${prune.ffn}`,
+      run: async (m) => changed(m, (copy) => pruneFfn(copy, prune.ffn!, pruneContext('prune ffn'))),
+    });
   if (options.sparsity)
-    stages.push({ name: `sparsity ${options.sparsity}`, run: async (m) => changed(m, (copy) => pruneMagnitude(copy, options.sparsity!)) });
+    stages.push({
+      name: `sparsity ${options.sparsity}`,
+      run: async (m) => changed(m, (copy) => pruneMagnitude(copy, options.sparsity!)),
+    });
   if (options.quantize)
     stages.push({
       name: `quantize ${options.quantize}`,
-      run: async (m) => changed(m, async (copy) => quantize(copy, { scheme: options.quantize!, embeddings: options.quantizeEmbeddings ?? false, onProgress: (done) => onProgress?.('quantize', done) })),
+      run: async (m) =>
+        changed(m, async (copy) =>
+          quantize(copy, {
+            scheme: options.quantize!,
+            embeddings: options.quantizeEmbeddings ?? false,
+            onProgress: (done) => onProgress?.('quantize', done),
+          }),
+        ),
     });
 
-  const base = await perplexity(original.model, evaluation, { onProgress: (done) => onProgress?.('evaluate original', done) });
+  const base = await perplexity(original.model, evaluation, {
+    onProgress: (done) => onProgress?.('evaluate original', done),
+  });
   let current = original.model.share();
   const reports: StageReport[] = [];
   try {
     for (const stage of stages) {
       const start = performance.now();
       const { model: candidate, detail } = await stage.run(current);
-      const moved = await divergence(original.model, candidate, evaluation, { onProgress: (done) => onProgress?.(`gate: ${stage.name}`, done) });
+      const moved = await divergence(original.model, candidate, evaluation, {
+        onProgress: (done) => onProgress?.(`gate: ${stage.name}`, done),
+      });
       const quality = await perplexity(candidate, evaluation);
       const broken = rejection(candidate, moved.kld, maxKld);
       reports.push({
@@ -159,7 +237,15 @@ async function compressLoaded(original: LanguageModel, folder: string, options: 
     }
     const rejected = reports.filter((r) => !r.accepted);
     for (const r of rejected) warnings.push(`${r.stage} was undone: ${r.detail}`);
-    return await publish(original, current, folder, options, { reports, warnings, maxKld, seed, calibration, evaluation, base });
+    return await publish(original, current, folder, options, {
+      reports,
+      warnings,
+      maxKld,
+      seed,
+      calibration,
+      evaluation,
+      base,
+    });
   } finally {
     current.dispose();
   }
@@ -168,7 +254,8 @@ async function compressLoaded(original: LanguageModel, folder: string, options: 
 /** Why a candidate may not stay, or null. */
 function rejection(candidate: CausalLM, kld: number, maxKld: number): string | null {
   if (!Number.isFinite(kld)) return 'its outputs are not finite';
-  if (kld > maxKld) return `KLD ${kld.toFixed(4)} on the held-out text exceeds the limit of ${maxKld} (maxKld); the block before is kept`;
+  if (kld > maxKld)
+    return `KLD ${kld.toFixed(4)} on the held-out text exceeds the limit of ${maxKld} (maxKld); the block before is kept`;
   try {
     exportConfig(candidate.config, candidate.shape);
   } catch (error) {
@@ -177,7 +264,10 @@ function rejection(candidate: CausalLM, kld: number, maxKld: number): string | n
   return null;
 }
 
-async function changed(model: CausalLM, change: (copy: CausalLM) => Promise<string>): Promise<{ model: CausalLM; detail: string }> {
+async function changed(
+  model: CausalLM,
+  change: (copy: CausalLM) => Promise<string>,
+): Promise<{ model: CausalLM; detail: string }> {
   const copy = model.share();
   try {
     return { detail: await change(copy), model: copy };
@@ -197,7 +287,13 @@ interface Results {
   base: { perplexity: number; tokens: number };
 }
 
-async function publish(original: LanguageModel, model: CausalLM, source: string, options: CompressOptions, r: Results): Promise<CompressionReport> {
+async function publish(
+  original: LanguageModel,
+  model: CausalLM,
+  source: string,
+  options: CompressOptions,
+  r: Results,
+): Promise<CompressionReport> {
   let report: CompressionReport | undefined;
   await saveFolder(
     options.out,
@@ -217,20 +313,45 @@ async function publish(original: LanguageModel, model: CausalLM, source: string,
 }
 
 /** Reloads what was just written, so that every figure after compression is a figure of the files. */
-async function measureBoth(original: LanguageModel, source: string, folder: string, options: CompressOptions, r: Results): Promise<CompressionReport> {
+async function measureBoth(
+  original: LanguageModel,
+  source: string,
+  folder: string,
+  options: CompressOptions,
+  r: Results,
+): Promise<CompressionReport> {
   const threads = getThreads();
   using saved = await LanguageModel.fromPretrained(folder);
   const moved = await divergence(original.model, saved.model, r.evaluation);
   const quality = await perplexity(saved.model, r.evaluation);
-  const [runBefore, runAfter] = await measureFolders([source, folder], threads, options.turns ?? 3, (done) => options.onProgress?.('measure speed and memory', done));
-  const describe = async (lm: LanguageModel, path: string, run: typeof runBefore): Promise<Measurement> => ({
+  const [runBefore, runAfter] = await measureFolders(
+    [source, folder],
+    threads,
+    options.turns ?? 3,
+    (done) => options.onProgress?.('measure speed and memory', done),
+  );
+  const describe = async (
+    lm: LanguageModel,
+    path: string,
+    run: typeof runBefore,
+  ): Promise<Measurement> => ({
     ...run!,
     parameters: parameterCount(lm.model),
     diskBytes: await folderBytes(path),
     flopsPerToken: flopsPerToken(lm.model),
   });
-  const before: ModelReport = { ...(await describe(original, source, runBefore)), perplexity: r.base.perplexity, kld: 0, sameTop1: 1 };
-  const after: ModelReport = { ...(await describe(saved, folder, runAfter)), perplexity: quality.perplexity, kld: moved.kld, sameTop1: moved.sameTop1 };
+  const before: ModelReport = {
+    ...(await describe(original, source, runBefore)),
+    perplexity: r.base.perplexity,
+    kld: 0,
+    sameTop1: 1,
+  };
+  const after: ModelReport = {
+    ...(await describe(saved, folder, runAfter)),
+    perplexity: quality.perplexity,
+    kld: moved.kld,
+    sameTop1: moved.sameTop1,
+  };
   const prompts = samplePrompts(original, options.evalText);
   const samples = [];
   for (const prompt of prompts)
@@ -244,7 +365,9 @@ async function measureBoth(original: LanguageModel, source: string, folder: stri
     tool: `roots-llm ${await packageVersion()}`,
     architecture: saved.architecture,
     source,
-    recipe: JSON.parse(JSON.stringify({ prune, quantize: scheme, quantizeEmbeddings, sparsity, seed: r.seed })) as JsonObject,
+    recipe: JSON.parse(
+      JSON.stringify({ prune, quantize: scheme, quantizeEmbeddings, sparsity, seed: r.seed }),
+    ) as JsonObject,
     maxKld: r.maxKld,
     stages: r.reports,
     before,
@@ -257,7 +380,11 @@ async function measureBoth(original: LanguageModel, source: string, folder: stri
       flops: before.flopsPerToken / after.flopsPerToken,
       perplexity: after.perplexity / before.perplexity,
     },
-    evaluation: { tokens: r.base.tokens, context: original.model.shape.context, sha256: hash(options.evalText) },
+    evaluation: {
+      tokens: r.base.tokens,
+      context: original.model.shape.context,
+      sha256: hash(options.evalText),
+    },
     calibration: { tokens: r.calibration.length, sha256: hash(options.calibrationText) },
     machine: {
       cpu: cpus()[0]?.model.trim() ?? 'unknown',
@@ -277,15 +404,22 @@ function samplePrompts(lm: LanguageModel, text: string): string[] {
   const limit = Math.max(1, Math.floor(lm.model.shape.context / 4));
   const prompts: string[] = [];
   for (const at of [0, Math.floor(words.length / 2)]) {
-    const prompt = words.slice(at, at + 8).join('').trim();
+    const prompt = words
+      .slice(at, at + 8)
+      .join('')
+      .trim();
     if (prompt !== '' && lm.tokenizer.encode(prompt).length <= limit) prompts.push(prompt);
   }
   return prompts;
 }
 
 async function packageVersion(): Promise<string> {
-  const text = await readFile(new URL('../../package.json', import.meta.url), 'utf8').catch((error: unknown) => {
-    throw new FileError('ERR_FILE_NOT_FOUND', 'package.json of roots-llm is missing', { cause: error });
-  });
+  const text = await readFile(new URL('../../package.json', import.meta.url), 'utf8').catch(
+    (error: unknown) => {
+      throw new FileError('ERR_FILE_NOT_FOUND', 'package.json of roots-llm is missing', {
+        cause: error,
+      });
+    },
+  );
   return (JSON.parse(text) as { version: string }).version;
 }

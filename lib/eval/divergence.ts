@@ -22,11 +22,19 @@ export interface DivergenceResult {
   tokens: number;
 }
 
-export async function divergence(reference: CausalLM, model: CausalLM, ids: readonly number[], options: PerplexityOptions = {}): Promise<DivergenceResult> {
+export async function divergence(
+  reference: CausalLM,
+  model: CausalLM,
+  ids: readonly number[],
+  options: PerplexityOptions = {},
+): Promise<DivergenceResult> {
   const context = checkContext(model, options.context);
   if (reference.shape.vocab !== model.shape.vocab)
-    throw new OptionError(`divergence: vocabularies differ: ${reference.shape.vocab} and ${model.shape.vocab}`);
-  if (ids.length < 2) throw new OptionError(`divergence: the text has ${ids.length} tokens; at least 2 are needed`);
+    throw new OptionError(
+      `divergence: vocabularies differ: ${reference.shape.vocab} and ${model.shape.vocab}`,
+    );
+  if (ids.length < 2)
+    throw new OptionError(`divergence: the text has ${ids.length} tokens; at least 2 are needed`);
   const batches = windows(ids, context);
   let total = 0;
   let same = 0;

@@ -50,13 +50,22 @@ export function checkContext(model: CausalLM, context: number | undefined): numb
   const limit = model.shape.context;
   const value = context ?? limit;
   if (!Number.isInteger(value) || value < 2 || value > limit)
-    throw new OptionError(`context must be an integer from 2 to the model's ${limit}, got ${String(context)}`);
+    throw new OptionError(
+      `context must be an integer from 2 to the model's ${limit}, got ${String(context)}`,
+    );
   return value;
 }
 
-export async function perplexity(model: CausalLM, ids: readonly number[], options: PerplexityOptions = {}): Promise<PerplexityResult> {
+export async function perplexity(
+  model: CausalLM,
+  ids: readonly number[],
+  options: PerplexityOptions = {},
+): Promise<PerplexityResult> {
   const context = checkContext(model, options.context);
-  if (ids.length < 2) throw new OptionError(`perplexity: the text has ${ids.length} tokens; at least 2 are needed, one to predict from`);
+  if (ids.length < 2)
+    throw new OptionError(
+      `perplexity: the text has ${ids.length} tokens; at least 2 are needed, one to predict from`,
+    );
   const batches = windows(ids, context);
   let sum = 0;
   let tokens = 0;

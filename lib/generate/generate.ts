@@ -37,16 +37,26 @@ export async function* generateIds(
 ): AsyncGenerator<Step> {
   const { maxNewTokens, signal } = options;
   if (!Number.isSafeInteger(maxNewTokens) || maxNewTokens < 0)
-    throw new OptionError(`generate: maxNewTokens must be an integer from 0, got ${String(maxNewTokens)}`);
+    throw new OptionError(
+      `generate: maxNewTokens must be an integer from 0, got ${String(maxNewTokens)}`,
+    );
   const width = Math.max(...prompts.map((p) => p.length));
   if (prompts.length === 0 || prompts.some((p) => p.length === 0))
-    throw new OptionError('generate: a prompt without tokens has nothing to continue; give some text, or a tokenizer that adds a beginning-of-text token');
+    throw new OptionError(
+      'generate: a prompt without tokens has nothing to continue; give some text, or a tokenizer that adds a beginning-of-text token',
+    );
   const { context, vocab } = model.shape;
   if (width > context || (width === context && maxNewTokens > 0))
-    throw new RootsError('ERR_CONTEXT', `generate: the prompt has ${width} tokens, the model's context is ${context}; shorten the prompt`);
+    throw new RootsError(
+      'ERR_CONTEXT',
+      `generate: the prompt has ${width} tokens, the model's context is ${context}; shorten the prompt`,
+    );
   for (const p of prompts)
     for (const id of p)
-      if (!(id >= 0 && id < vocab)) throw new OptionError(`generate: token id ${id} lies outside the model's vocabulary of ${vocab}`);
+      if (!(id >= 0 && id < vocab))
+        throw new OptionError(
+          `generate: token id ${id} lies outside the model's vocabulary of ${vocab}`,
+        );
   if (maxNewTokens === 0) return;
   signal?.throwIfAborted();
 
@@ -55,7 +65,10 @@ export async function* generateIds(
   const eos = new Set(options.eosTokenIds ?? []);
   const ragged = prompts.some((p) => p.length !== width);
   const cache = new KVCache(context);
-  if (ragged) cache.starts = untracked(() => tensor(BigInt64Array.from(prompts, (p) => BigInt(width - p.length))));
+  if (ragged)
+    cache.starts = untracked(() =>
+      tensor(BigInt64Array.from(prompts, (p) => BigInt(width - p.length))),
+    );
   const forward = (ids: Int32Array, t: number, positions: Int32Array | null): Tensor =>
     tidy(() =>
       noGrad(
@@ -93,7 +106,10 @@ export async function* generateIds(
       yield tokens;
       const last = step + 1 === maxNewTokens;
       const full = cache.length >= context;
-      if (last || full) prompts.forEach((_, b) => (reasons[b] ??= stopped[b] ? 'stop' : last ? 'length' : 'context'));
+      if (last || full)
+        prompts.forEach(
+          (_, b) => (reasons[b] ??= stopped[b] ? 'stop' : last ? 'length' : 'context'),
+        );
       if (last || full || stopped.every(Boolean)) return;
       signal?.throwIfAborted();
       const next = Int32Array.from(tokens, (t) => t ?? 0);

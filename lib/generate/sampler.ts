@@ -25,7 +25,9 @@ export interface Sampler {
 
 function inRange(name: string, value: number | undefined, low: number, high: number): void {
   if (value !== undefined && !(typeof value === 'number' && value >= low && value <= high))
-    throw new OptionError(`generate: ${name} must be a number from ${low} to ${high}, got ${String(value)}`);
+    throw new OptionError(
+      `generate: ${name} must be a number from ${low} to ${high}, got ${String(value)}`,
+    );
 }
 
 /** Checks the options and makes the sampler of one sequence. */
@@ -39,12 +41,15 @@ export function makeSampler(options: SamplingOptions, stream = 0): Sampler {
     throw new OptionError(`generate: topK must be an integer from 1, got ${String(options.topK)}`);
   const given = samplingKeys.filter((k) => options[k] !== undefined);
   if (options.greedy === true && given.length > 0)
-    throw new OptionError(`generate: greedy excludes ${given.join(', ')}; leave greedy out to sample`);
+    throw new OptionError(
+      `generate: greedy excludes ${given.join(', ')}; leave greedy out to sample`,
+    );
   const greedy = options.greedy ?? (given.length === 0 && options.seed === undefined);
   const random = counterRandom(options.seed ?? 0, stream);
   return {
     next(logits, seen) {
-      if (options.repetitionPenalty !== undefined) penalise(logits, seen, options.repetitionPenalty);
+      if (options.repetitionPenalty !== undefined)
+        penalise(logits, seen, options.repetitionPenalty);
       return greedy ? argmax(logits) : draw(process(logits, options), random());
     },
   };
@@ -66,14 +71,17 @@ export function penalise(logits: Float32Array, seen: readonly number[], penalty:
 /** Temperature, top-k, top-p, min-p; removed tokens become -Infinity. Changes and returns `logits`. */
 export function process(logits: Float32Array, options: SamplingOptions): Float32Array {
   const { temperature, topK, topP, minP } = options;
-  if (temperature !== undefined) for (let i = 0; i < logits.length; i++) logits[i] = logits[i]! / temperature;
+  if (temperature !== undefined)
+    for (let i = 0; i < logits.length; i++) logits[i] = logits[i]! / temperature;
   if (topK !== undefined && topK < logits.length) {
     const threshold = logits.toSorted((a, b) => b - a)[topK - 1]!;
     for (let i = 0; i < logits.length; i++) if (logits[i]! < threshold) logits[i] = -Infinity;
   }
   if (topP !== undefined && topP < 1) {
     // ascending: drop while the probability up to and including a token is at most 1 - p; the last always stays
-    const order = Uint32Array.from(logits.keys()).toSorted((a, b) => logits[a]! - logits[b]! || a - b);
+    const order = Uint32Array.from(logits.keys()).toSorted(
+      (a, b) => logits[a]! - logits[b]! || a - b,
+    );
     const p = probabilities(logits);
     let sum = 0;
     for (let i = 0; i < order.length - 1; i++) {

@@ -30,7 +30,8 @@ export async function removeStaleTemporaries(target: string): Promise<void> {
   for (const name of await readdir(parent).catch(() => [])) {
     if (!name.startsWith(`${marker}${basename(target)}-`)) continue;
     const pid = Number(name.split('-').at(-2));
-    if (Number.isInteger(pid) && pid > 0 && !alive(pid)) await rm(join(parent, name), { recursive: true, force: true });
+    if (Number.isInteger(pid) && pid > 0 && !alive(pid))
+      await rm(join(parent, name), { recursive: true, force: true });
   }
 }
 
@@ -45,7 +46,10 @@ function explain(target: string, error: unknown): Error {
     ENOTDIR: 'a part of the path is not a folder',
     EEXIST: 'a part of the path is not a folder',
   };
-  if (code && words[code]) return new FileError('ERR_FILE_ACCESS', `cannot save to ${target}: ${words[code]} (${code})`, { cause: error });
+  if (code && words[code])
+    return new FileError('ERR_FILE_ACCESS', `cannot save to ${target}: ${words[code]} (${code})`, {
+      cause: error,
+    });
   return error as Error;
 }
 
@@ -60,16 +64,30 @@ export interface SaveOptions {
  * Calls `write` with a fresh folder and publishes it as `target`. On any failure nothing of the new content remains
  * and an existing target is untouched. Durable when the promise resolves.
  */
-export async function saveFolder(target: string, write: (folder: string) => Promise<void>, options: SaveOptions = {}): Promise<void> {
+export async function saveFolder(
+  target: string,
+  write: (folder: string) => Promise<void>,
+  options: SaveOptions = {},
+): Promise<void> {
   const final = resolve(target);
   const parent = dirname(final);
   if (await exists(final)) {
     const entries = await readdir(final).catch(() => null);
-    if (entries === null) throw new FileError('ERR_FILE_ACCESS', `cannot save to ${target}: it exists and is not a folder`);
+    if (entries === null)
+      throw new FileError(
+        'ERR_FILE_ACCESS',
+        `cannot save to ${target}: it exists and is not a folder`,
+      );
     if (entries.length > 0 && !options.overwrite)
-      throw new FileError('ERR_FILE_EXISTS', `cannot save to ${target}: the folder exists and is not empty; choose another or pass overwrite`);
+      throw new FileError(
+        'ERR_FILE_EXISTS',
+        `cannot save to ${target}: the folder exists and is not empty; choose another or pass overwrite`,
+      );
   }
-  const temporary = join(parent, `${marker}${basename(final)}-${process.pid}-${randomBytes(6).toString('hex')}`);
+  const temporary = join(
+    parent,
+    `${marker}${basename(final)}-${process.pid}-${randomBytes(6).toString('hex')}`,
+  );
   try {
     await mkdir(parent, { recursive: true });
     await removeStaleTemporaries(final);
@@ -77,7 +95,10 @@ export async function saveFolder(target: string, write: (folder: string) => Prom
       const space = await statfs(parent);
       const free = space.bavail * space.bsize;
       if (free < options.expectedBytes)
-        throw new FileError('ERR_FILE_ACCESS', `cannot save to ${target}: ${options.expectedBytes} bytes are needed, ${free} are free`);
+        throw new FileError(
+          'ERR_FILE_ACCESS',
+          `cannot save to ${target}: ${options.expectedBytes} bytes are needed, ${free} are free`,
+        );
     }
     await mkdir(temporary);
     await write(temporary);
@@ -94,7 +115,10 @@ export async function saveFolder(target: string, write: (folder: string) => Prom
 async function publish(temporary: string, final: string): Promise<void> {
   if (!(await exists(final))) return rename(temporary, final);
   // the old folder steps aside under a name that a crash leaves recognisable, and goes last
-  const old = join(dirname(final), `${marker}${basename(final)}-${process.pid}-old${randomBytes(4).toString('hex')}`);
+  const old = join(
+    dirname(final),
+    `${marker}${basename(final)}-${process.pid}-old${randomBytes(4).toString('hex')}`,
+  );
   await rename(final, old);
   try {
     await rename(temporary, final);
@@ -128,7 +152,10 @@ export async function writeNewFile(path: string, content: string | Uint8Array): 
 
 /** Replaces a single file by temporary, fsync, rename, folder fsync. */
 export async function replaceFile(path: string, content: string | Uint8Array): Promise<void> {
-  const temporary = join(dirname(path), `${marker}${basename(path)}-${process.pid}-${randomBytes(6).toString('hex')}`);
+  const temporary = join(
+    dirname(path),
+    `${marker}${basename(path)}-${process.pid}-${randomBytes(6).toString('hex')}`,
+  );
   try {
     await writeFile(temporary, content, { flag: 'wx' });
     await native().fsyncPath(temporary);

@@ -23,12 +23,20 @@ export interface JsonObject {
 
 function fileError(path: string, error: unknown): FileError {
   const code = (error as NodeJS.ErrnoException).code;
-  if (code === 'ENOENT' || code === 'ENOTDIR') return new FileError('ERR_FILE_NOT_FOUND', `${path}: no such file`);
-  return new FileError('ERR_FILE_ACCESS', `${path}: cannot be read (${code ?? (error as Error).message})`, { cause: error });
+  if (code === 'ENOENT' || code === 'ENOTDIR')
+    return new FileError('ERR_FILE_NOT_FOUND', `${path}: no such file`);
+  return new FileError(
+    'ERR_FILE_ACCESS',
+    `${path}: cannot be read (${code ?? (error as Error).message})`,
+    { cause: error },
+  );
 }
 
 /** The bytes of a regular file, up to a limit. The file is opened once and read by its descriptor. */
-export async function readBytes(path: string, maxBytes: number = defaultBytes): Promise<Uint8Array> {
+export async function readBytes(
+  path: string,
+  maxBytes: number = defaultBytes,
+): Promise<Uint8Array> {
   let handle;
   try {
     handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
@@ -39,12 +47,16 @@ export async function readBytes(path: string, maxBytes: number = defaultBytes): 
     const info = await handle.stat();
     if (!info.isFile()) throw new FileError('ERR_FILE_ACCESS', `${path}: not a regular file`);
     if (info.size > maxBytes)
-      throw new FileError('ERR_FILE_LIMIT', `${path}: ${info.size} bytes exceed the limit of ${maxBytes}`);
+      throw new FileError(
+        'ERR_FILE_LIMIT',
+        `${path}: ${info.size} bytes exceed the limit of ${maxBytes}`,
+      );
     const bytes = new Uint8Array(info.size);
     let at = 0;
     while (at < bytes.length) {
       const { bytesRead } = await handle.read(bytes, at, bytes.length - at, at);
-      if (bytesRead === 0) throw new FileError('ERR_FILE_FORMAT', `${path}: became shorter while it was read`);
+      if (bytesRead === 0)
+        throw new FileError('ERR_FILE_FORMAT', `${path}: became shorter while it was read`);
       at += bytesRead;
     }
     return bytes;
@@ -80,5 +92,9 @@ export async function readJsonObject(path: string, limits: ReadLimits = {}): Pro
 function withoutNonFinite(bytes: Uint8Array): Uint8Array {
   const text = new TextDecoder('utf-8', { fatal: false }).decode(bytes);
   if (!/\b(NaN|Infinity)\b/.test(text)) return bytes;
-  return new TextEncoder().encode(text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (m) => (m.startsWith('"') ? m : 'null')));
+  return new TextEncoder().encode(
+    text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (m) =>
+      m.startsWith('"') ? m : 'null',
+    ),
+  );
 }

@@ -95,11 +95,15 @@ export abstract class CausalLM extends Module {
     const [b, t] = inputIds.shape as [number, number];
     const past = input.cache?.length ?? 0;
     if (past + t > this.shape.context)
-      throw new RootsError('ERR_CONTEXT', `forward: ${past + t} tokens exceed the model's context of ${this.shape.context}`);
+      throw new RootsError(
+        'ERR_CONTEXT',
+        `forward: ${past + t} tokens exceed the model's context of ${this.shape.context}`,
+      );
     if (t === 0) throw new ShapeError('forward: inputIds is empty');
     const keep = input.logitsToKeep ?? 0;
     check.integer('forward', 'logitsToKeep', keep, 0);
-    if (labels && keep > 0) throw new OptionError('forward: labels need all logits; leave logitsToKeep at 0');
+    if (labels && keep > 0)
+      throw new OptionError('forward: labels need all logits; leave logitsToKeep at 0');
     return tidy(() => {
       const mask = this.#mask(input, b, past + t);
       let h = this.hidden(input, mask);
@@ -115,13 +119,22 @@ export abstract class CausalLM extends Module {
     const mask = input.attentionMask;
     if (!mask) return null;
     if (mask.rank !== 2 || mask.shape[0] !== b || mask.shape[1] !== keys)
-      throw new ShapeError(`forward: attentionMask must have shape [${b}, ${keys}], got ${format(mask.shape)}`);
+      throw new ShapeError(
+        `forward: attentionMask must have shape [${b}, ${keys}], got ${format(mask.shape)}`,
+      );
     return reshape(notEqual(mask, 0), [b, 1, 1, keys]);
   }
 }
 
 /** Attention of one layer with its cache: q (B, H, T, D), k, v (B, Hkv, T, D). */
-export function attend(q: Tensor, k: Tensor, v: Tensor, input: AttentionInput, scale: number, window = 0): Tensor {
+export function attend(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  input: AttentionInput,
+  scale: number,
+  window = 0,
+): Tensor {
   const stored = input.cache?.append(input.layer, k, v);
   return attention(q, stored?.keys ?? k, stored?.values ?? v, {
     causal: true,
@@ -134,8 +147,14 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, input: AttentionInput, s
 
 /** Mean cross-entropy of logits (B, T, V) against labels (B, T) one position later. */
 export function shiftedLoss(logits: Tensor, labels: Tensor): Tensor {
-  if (labels.rank !== 2 || labels.shape[0] !== logits.shape[0] || labels.shape[1] !== logits.shape[1])
-    throw new ShapeError(`forward: labels must have the shape of inputIds, [${logits.shape[0]}, ${logits.shape[1]}], got ${format(labels.shape)}`);
+  if (
+    labels.rank !== 2 ||
+    labels.shape[0] !== logits.shape[0] ||
+    labels.shape[1] !== logits.shape[1]
+  )
+    throw new ShapeError(
+      `forward: labels must have the shape of inputIds, [${logits.shape[0]}, ${logits.shape[1]}], got ${format(labels.shape)}`,
+    );
   return tidy(() => {
     // the last position predicts nothing: label -100 there keeps the logits whole and uncopied
     const nothing = full([labels.shape[0]!, 1], -100, { dtype: labels.dtype });

@@ -41,7 +41,8 @@ export class ConfigReader {
   float(key: string, fallback: number, low: number = 0, high: number = Infinity): number {
     const value = this.raw(key);
     if (value === undefined || value === null) return fallback;
-    if (typeof value !== 'number' || !(value > low && value < high)) this.#fail(key, `a number above ${low}`);
+    if (typeof value !== 'number' || !(value > low && value < high))
+      this.#fail(key, `a number above ${low}`);
     return value;
   }
 
@@ -63,7 +64,8 @@ export class ConfigReader {
       relu: 'relu',
     };
     const value = this.raw(key) ?? fallback;
-    const found = typeof value === 'string' && Object.hasOwn(names, value) ? names[value] : undefined;
+    const found =
+      typeof value === 'string' && Object.hasOwn(names, value) ? names[value] : undefined;
     if (!found) this.#fail(key, `one of ${Object.keys(names).join(', ')}`);
     return found;
   }
@@ -83,5 +85,8 @@ export class ConfigReader {
 /** Special token ids of a config: an integer, a list, or nothing (null, -1). Ids outside the vocabulary are dropped. */
 export function tokenIds(value: JsonValue | undefined, vocabSize: number): number[] {
   const list = Array.isArray(value) ? value : [value];
-  return list.filter((id): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < vocabSize);
+  return list.filter(
+    (id): id is number =>
+      typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < vocabSize,
+  );
 }

@@ -1,8 +1,8 @@
 // GPT-2 (Radford et al. 2019): learned positions, pre-norm blocks, one fused query-key-value layer, GELU feed-forward.
 // B batch, T time, C channels, H heads, D head size.
 import type { JsonObject } from '../io/json.js';
-import { Embedding } from '../nn/embedding.js';
-import { Linear } from '../nn/linear.js';
+import type { Embedding } from '../nn/embedding.js';
+import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import { LayerNorm } from '../nn/norm.js';
 import { add } from '../ops/elementwise.js';
@@ -65,7 +65,19 @@ class GPT2Block extends Module implements Block {
   readonly cFc: Linear;
   readonly ffnOutput: Linear;
 
-  constructor(parts: { ln1: LayerNorm; cAttn: Linear; cProj: Linear; ln2: LayerNorm; cFc: Linear; mlpProj: Linear }, heads: number, scale: number, activation: Activation) {
+  constructor(
+    parts: {
+      ln1: LayerNorm;
+      cAttn: Linear;
+      cProj: Linear;
+      ln2: LayerNorm;
+      cFc: Linear;
+      mlpProj: Linear;
+    },
+    heads: number,
+    scale: number,
+    activation: Activation,
+  ) {
     super();
     this.#heads = heads;
     this.#scale = scale;
@@ -96,7 +108,9 @@ class GPT2Block extends Module implements Block {
       const [b, t, c] = x.shape as [number, number, number];
       const d = c / this.#heads;
       const qkv = this.cAttn.forward(this.ln1.forward(x)); // (B, T, 3C)
-      const [q, k, v] = split(qkv, [c, c, c], 2).map((part) => permute(reshape(part, [b, t, this.#heads, d]), [0, 2, 1, 3])) as [Tensor, Tensor, Tensor];
+      const [q, k, v] = split(qkv, [c, c, c], 2).map((part) =>
+        permute(reshape(part, [b, t, this.#heads, d]), [0, 2, 1, 3]),
+      ) as [Tensor, Tensor, Tensor];
       const mixed = attend(q, k, v, input, this.#scale); // (B, H, T, D)
       const joined = reshape(contiguous(permute(mixed, [0, 2, 1, 3])), [b, t, c]);
       const middle = add(x, this.attentionOutput.forward(joined));
@@ -155,11 +169,18 @@ export class GPT2LMHeadModel extends CausalLM {
   static fromWeights(json: JsonObject, weights: Weights): GPT2LMHeadModel {
     const config = readConfig(json);
     const { hidden: c, ffn, heads, headDim, vocab, context, layers } = config.shape;
-    const norm = (name: string): LayerNorm => new LayerNorm(weights.take(`${name}.weight`, [c]), weights.take(`${name}.bias`, [c]), config.eps);
-    const conv = (name: string, outputs: number, inputs: number): Linear => weights.linear(name, outputs, inputs, { bias: true, conv1d: true });
+    const norm = (name: string): LayerNorm =>
+      new LayerNorm(
+        weights.take(`${name}.weight`, [c]),
+        weights.take(`${name}.bias`, [c]),
+        config.eps,
+      );
+    const conv = (name: string, outputs: number, inputs: number): Linear =>
+      weights.linear(name, outputs, inputs, { bias: true, conv1d: true });
     const blocks = Array.from({ length: layers }, (_, i) => {
       const p = `transformer.h.${i}`;
-      const scale = (config.scaleWeights ? 1 / Math.sqrt(headDim) : 1) / (config.scaleByLayer ? i + 1 : 1);
+      const scale =
+        (config.scaleWeights ? 1 / Math.sqrt(headDim) : 1) / (config.scaleByLayer ? i + 1 : 1);
       return new GPT2Block(
         {
           ln1: norm(`${p}.ln_1`),
@@ -188,8 +209,10 @@ export class GPT2LMHeadModel extends CausalLM {
     const config = readConfig(json);
     const { hidden: c, ffn, vocab, context, layers } = config.shape;
     const tensors = new Map<string, Tensor>();
-    const normal = (name: string, shape: number[], std = 0.02): void => void tensors.set(name, randn(shape, { std, generator }));
-    const fill = (name: string, n: number, value: number): void => void tensors.set(name, value ? ones([n]) : zeros([n]));
+    const normal = (name: string, shape: number[], std = 0.02): void =>
+      void tensors.set(name, randn(shape, { std, generator }));
+    const fill = (name: string, n: number, value: number): void =>
+      void tensors.set(name, value ? ones([n]) : zeros([n]));
     const residual = 0.02 / Math.sqrt(2 * layers);
     normal('transformer.wte.weight', [vocab, c]);
     normal('transformer.wpe.weight', [context, c]);
@@ -220,14 +243,20 @@ export class GPT2LMHeadModel extends CausalLM {
   }
 
   get shape(): Readonly<Shape> {
-    return { ...this.#shape, layers: this.blocks.length, ffn: this.blocks[0]?.ffnOutput.inFeatures ?? this.#shape.ffn };
+    return {
+      ...this.#shape,
+      layers: this.blocks.length,
+      ffn: this.blocks[0]?.ffnOutput.inFeatures ?? this.#shape.ffn,
+    };
   }
 
   protected override hidden(input: ForwardInput, mask: Tensor | null): Tensor {
     const [, t] = input.inputIds.shape as [number, number];
     const past = input.cache?.length ?? 0;
     const cache = input.cache ?? null;
-    const positions = input.positionIds ? embedding(input.positionIds, this.#wpe) : slice(this.#wpe, 0, past, past + t);
+    const positions = input.positionIds
+      ? embedding(input.positionIds, this.#wpe)
+      : slice(this.#wpe, 0, past, past + t);
     let x = add(this.tokenEmbedding.forward(input.inputIds), positions); // (B, T, C)
     this.blocks.forEach((block, layer) => (x = block.forward(x, { cache, layer, mask })));
     return this.#lnF.forward(x);
@@ -236,8 +265,18 @@ export class GPT2LMHeadModel extends CausalLM {
   #rebuild(blocks: GPT2Block[]): GPT2LMHeadModel {
     const ffn = blocks[0]?.ffnOutput.inFeatures ?? this.shape.ffn;
     return new GPT2LMHeadModel(
-      { ...this.#config, n_layer: blocks.length, n_inner: ffn === 4 * this.#shape.hidden ? null : ffn },
-      { wte: this.tokenEmbedding.share(), wpe: this.#wpe.detach(), blocks, lnF: this.#lnF.share(), head: this.head?.share() ?? null },
+      {
+        ...this.#config,
+        n_layer: blocks.length,
+        n_inner: ffn === 4 * this.#shape.hidden ? null : ffn,
+      },
+      {
+        wte: this.tokenEmbedding.share(),
+        wpe: this.#wpe.detach(),
+        blocks,
+        lnF: this.#lnF.share(),
+        head: this.head?.share() ?? null,
+      },
     );
   }
 
@@ -247,7 +286,10 @@ export class GPT2LMHeadModel extends CausalLM {
 
   override withBlocks(keep: readonly number[]): GPT2LMHeadModel {
     if (keep.length === 0) throw new ConfigError('gpt2: a model needs at least one layer');
-    if (readConfig(this.#config).scaleByLayer) throw new ConfigError('gpt2: layers cannot be removed from a model with scale_attn_by_inverse_layer_idx');
+    if (readConfig(this.#config).scaleByLayer)
+      throw new ConfigError(
+        'gpt2: layers cannot be removed from a model with scale_attn_by_inverse_layer_idx',
+      );
     return this.#rebuild(keep.map((i) => this.blocks[i]!.share()));
   }
 }

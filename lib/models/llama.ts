@@ -2,8 +2,8 @@
 // attention, SwiGLU. Loads Llama, Mistral (with or without a sliding window) and Qwen2 checkpoints.
 // B batch, T time, C channels, H query heads, Hkv key heads, D head size.
 import type { JsonObject } from '../io/json.js';
-import { Embedding } from '../nn/embedding.js';
-import { Linear } from '../nn/linear.js';
+import type { Embedding } from '../nn/embedding.js';
+import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import { RMSNorm } from '../nn/norm.js';
 import { ropeTables } from '../nn/rope_angles.js';
@@ -39,7 +39,8 @@ function readRope(c: ConfigReader): { theta: number; scaling: RopeScaling } {
   const source = parameters ?? c.object('rope_scaling');
   const type = source?.raw('rope_type') ?? source?.raw('type') ?? 'default';
   if (!source || type === 'default') return { theta, scaling: { type: 'default' } };
-  if (type === 'linear') return { theta, scaling: { type: 'linear', factor: source.float('factor', NaN) } };
+  if (type === 'linear')
+    return { theta, scaling: { type: 'linear', factor: source.float('factor', NaN) } };
   if (type === 'llama3')
     return {
       theta,
@@ -51,7 +52,9 @@ function readRope(c: ConfigReader): { theta: number; scaling: RopeScaling } {
         originalContext: source.int('original_max_position_embeddings'),
       },
     };
-  throw new ConfigError(`config.json: rope type ${JSON.stringify(type)} is not supported; expected default, linear or llama3`);
+  throw new ConfigError(
+    `config.json: rope type ${JSON.stringify(type)} is not supported; expected default, linear or llama3`,
+  );
 }
 
 function readConfig(json: JsonObject): LlamaConfig {
@@ -60,13 +63,27 @@ function readConfig(json: JsonObject): LlamaConfig {
   const hidden = c.int('hidden_size');
   const heads = c.int('num_attention_heads');
   const kvHeads = c.optionalInt('num_key_value_heads') ?? heads;
-  c.require(heads % kvHeads === 0, `num_attention_heads ${heads} is not a multiple of num_key_value_heads ${kvHeads}`);
+  c.require(
+    heads % kvHeads === 0,
+    `num_attention_heads ${heads} is not a multiple of num_key_value_heads ${kvHeads}`,
+  );
   const explicit = c.optionalInt('head_dim');
-  c.require(explicit !== null || hidden % heads === 0, `hidden_size ${hidden} is not a multiple of num_attention_heads ${heads}, and there is no head_dim`);
+  c.require(
+    explicit !== null || hidden % heads === 0,
+    `hidden_size ${hidden} is not a multiple of num_attention_heads ${heads}, and there is no head_dim`,
+  );
   const headDim = explicit ?? hidden / heads;
   c.require(headDim % 2 === 0, `the head size ${headDim} must be even`);
-  c.require((c.raw('hidden_act') ?? 'silu') === 'silu', `hidden_act must be silu, got ${JSON.stringify(c.raw('hidden_act'))}`);
-  const window = family === 'llama' ? null : c.bool('use_sliding_window', family === 'mistral') ? c.optionalInt('sliding_window') : null;
+  c.require(
+    (c.raw('hidden_act') ?? 'silu') === 'silu',
+    `hidden_act must be silu, got ${JSON.stringify(c.raw('hidden_act'))}`,
+  );
+  const window =
+    family === 'llama'
+      ? null
+      : c.bool('use_sliding_window', family === 'mistral')
+        ? c.optionalInt('sliding_window')
+        : null;
   const qkv = family === 'qwen2' || c.bool('attention_bias', false);
   const rope = readRope(c);
   c.require(Number.isFinite(rope.theta), 'rope_theta is missing');
@@ -84,7 +101,11 @@ function readConfig(json: JsonObject): LlamaConfig {
     eps: c.float('rms_norm_eps', 1e-6),
     ...rope,
     tied: c.bool('tie_word_embeddings', false),
-    bias: { qkv, output: family !== 'qwen2' && c.bool('attention_bias', false), mlp: c.bool('mlp_bias', false) },
+    bias: {
+      qkv,
+      output: family !== 'qwen2' && c.bool('attention_bias', false),
+      mlp: c.bool('mlp_bias', false),
+    },
     window: window ?? 0,
   };
 }
@@ -154,11 +175,19 @@ class LlamaBlock extends Module implements Block {
       const { inputNorm, q, k, v, o, postNorm, gate, up, down } = this.#parts;
       const [b, t] = x.shape as [number, number];
       const d = this.headDim;
-      const heads = (y: Tensor): Tensor => permute(reshape(y, [b, t, y.shape[2]! / d, d]), [0, 2, 1, 3]);
+      const heads = (y: Tensor): Tensor =>
+        permute(reshape(y, [b, t, y.shape[2]! / d, d]), [0, 2, 1, 3]);
       const normed = inputNorm.forward(x);
       const query = rope(heads(q.forward(normed)), angles.cos, angles.sin); // (B, H, T, D)
       const key = rope(heads(k.forward(normed)), angles.cos, angles.sin); // (B, Hkv, T, D)
-      const mixed = attend(query, key, heads(v.forward(normed)), input, 1 / Math.sqrt(d), this.#window);
+      const mixed = attend(
+        query,
+        key,
+        heads(v.forward(normed)),
+        input,
+        1 / Math.sqrt(d),
+        this.#window,
+      );
       const joined = reshape(contiguous(permute(mixed, [0, 2, 1, 3])), [b, t, mixed.shape[1]! * d]);
       const middle = add(x, o.forward(joined));
       const inner = postNorm.forward(middle);
@@ -196,7 +225,10 @@ export class LlamaForCausalLM extends CausalLM {
   readonly #norm: RMSNorm;
   #tables: Angles | null = null;
 
-  private constructor(config: JsonObject, parts: { embed: Embedding; blocks: LlamaBlock[]; norm: RMSNorm; head: Linear | null }) {
+  private constructor(
+    config: JsonObject,
+    parts: { embed: Embedding; blocks: LlamaBlock[]; norm: RMSNorm; head: Linear | null },
+  ) {
     super();
     this.#config = config;
     this.#read = readConfig(config);
@@ -210,7 +242,8 @@ export class LlamaForCausalLM extends CausalLM {
   static fromWeights(json: JsonObject, weights: Weights): LlamaForCausalLM {
     const config = readConfig(json);
     const { hidden: c, ffn, heads, kvHeads, headDim: d, vocab, layers } = config.shape;
-    const norm = (name: string): RMSNorm => new RMSNorm(weights.take(`${name}.weight`, [c]), config.eps);
+    const norm = (name: string): RMSNorm =>
+      new RMSNorm(weights.take(`${name}.weight`, [c]), config.eps);
     const blocks = Array.from({ length: layers }, (_, i) => {
       const p = `model.layers.${i}`;
       const { qkv, output, mlp } = config.bias;
@@ -268,7 +301,14 @@ export class LlamaForCausalLM extends CausalLM {
 
   /** Tables for every position, made once. */
   #angles(): Angles {
-    this.#tables ??= untracked(() => ropeTables(this.#read.shape.headDim, this.#read.theta, this.#read.scaling, this.#read.shape.context));
+    this.#tables ??= untracked(() =>
+      ropeTables(
+        this.#read.shape.headDim,
+        this.#read.theta,
+        this.#read.scaling,
+        this.#read.shape.context,
+      ),
+    );
     return this.#tables;
   }
 
@@ -277,7 +317,8 @@ export class LlamaForCausalLM extends CausalLM {
     const past = input.cache?.length ?? 0;
     const cache = input.cache ?? null;
     const tables = this.#angles();
-    const at = (table: Tensor): Tensor => (input.positionIds ? embedding(input.positionIds, table) : slice(table, 0, past, past + t));
+    const at = (table: Tensor): Tensor =>
+      input.positionIds ? embedding(input.positionIds, table) : slice(table, 0, past, past + t);
     const angles = { cos: at(tables.cos), sin: at(tables.sin) };
     let x = this.tokenEmbedding.forward(input.inputIds); // (B, T, C)
     this.blocks.forEach((block, layer) => (x = block.forward(x, angles, { cache, layer, mask })));
@@ -287,7 +328,12 @@ export class LlamaForCausalLM extends CausalLM {
   #rebuild(blocks: LlamaBlock[]): LlamaForCausalLM {
     return new LlamaForCausalLM(
       { ...this.config, num_hidden_layers: blocks.length },
-      { embed: this.tokenEmbedding.share(), blocks, norm: this.#norm.share(), head: this.head?.share() ?? null },
+      {
+        embed: this.tokenEmbedding.share(),
+        blocks,
+        norm: this.#norm.share(),
+        head: this.head?.share() ?? null,
+      },
     );
   }
 

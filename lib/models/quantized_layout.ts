@@ -23,23 +23,55 @@ export function readQuantization(config: JsonObject): { scheme: Int8Scheme } | n
       `config.json: quantization method ${JSON.stringify(typeof q === 'object' && !Array.isArray(q) ? (q['quant_method'] ?? null) : q)} is not supported; expected compressed-tensors`,
     );
   const groups = q['config_groups'];
-  const first = groups && typeof groups === 'object' && !Array.isArray(groups) ? Object.values(groups)[0] : undefined;
-  const weights = first && typeof first === 'object' && !Array.isArray(first) ? first['weights'] : undefined;
-  const ok = weights && typeof weights === 'object' && !Array.isArray(weights) && weights['num_bits'] === 8 && weights['type'] === 'int' && weights['symmetric'] === true && weights['strategy'] === 'channel';
-  if (!ok) throw new ConfigError('config.json: only 8-bit symmetric integer weights with one scale per channel are supported');
+  const first =
+    groups && typeof groups === 'object' && !Array.isArray(groups)
+      ? Object.values(groups)[0]
+      : undefined;
+  const weights =
+    first && typeof first === 'object' && !Array.isArray(first) ? first['weights'] : undefined;
+  const ok =
+    weights &&
+    typeof weights === 'object' &&
+    !Array.isArray(weights) &&
+    weights['num_bits'] === 8 &&
+    weights['type'] === 'int' &&
+    weights['symmetric'] === true &&
+    weights['strategy'] === 'channel';
+  if (!ok)
+    throw new ConfigError(
+      'config.json: only 8-bit symmetric integer weights with one scale per channel are supported',
+    );
   if (q['format'] === 'int-quantized') return { scheme: 'w8a8' };
   if (q['format'] === 'pack-quantized') return { scheme: 'w8a16' };
-  throw new ConfigError(`config.json: quantization format ${JSON.stringify(q['format'] ?? null)} is not supported; expected int-quantized or pack-quantized`);
+  throw new ConfigError(
+    `config.json: quantization format ${JSON.stringify(q['format'] ?? null)} is not supported; expected int-quantized or pack-quantized`,
+  );
 }
 
 function quantizationConfig(scheme: Int8Scheme, ignore: string[], embeddings: boolean): JsonObject {
   const weights: JsonObject = {
-    num_bits: 8, type: 'int', symmetric: true, strategy: 'channel', group_size: null, dynamic: false,
-    block_structure: null, actorder: null, observer: 'mse', observer_kwargs: {},
+    num_bits: 8,
+    type: 'int',
+    symmetric: true,
+    strategy: 'channel',
+    group_size: null,
+    dynamic: false,
+    block_structure: null,
+    actorder: null,
+    observer: 'mse',
+    observer_kwargs: {},
   };
   const activations: JsonObject = {
-    num_bits: 8, type: 'int', symmetric: true, strategy: 'token', group_size: null, dynamic: true,
-    block_structure: null, actorder: null, observer: null, observer_kwargs: {},
+    num_bits: 8,
+    type: 'int',
+    symmetric: true,
+    strategy: 'token',
+    group_size: null,
+    dynamic: true,
+    block_structure: null,
+    actorder: null,
+    observer: null,
+    observer_kwargs: {},
   };
   return {
     quant_method: 'compressed-tensors',
@@ -63,12 +95,17 @@ function quantizationConfig(scheme: Int8Scheme, ignore: string[], embeddings: bo
 function packWords(q: Int8Array, rows: number, width: number): Tensor {
   const words = Math.ceil(width / 4);
   const bytes = new Uint8Array(rows * words * 4).fill(128);
-  for (let r = 0; r < rows; r++) for (let k = 0; k < width; k++) bytes[r * words * 4 + k] = q[r * width + k]! + 128;
+  for (let r = 0; r < rows; r++)
+    for (let k = 0; k < width; k++) bytes[r * words * 4 + k] = q[r * width + k]! + 128;
   return tensor(new Int32Array(bytes.buffer), { shape: [rows, words] });
 }
 
 /** Everything to write for a model, and its quantization_config (null for a float model). */
-export function int8Tensors(model: CausalLM): { tensors: Map<string, Tensor>; temporary: Tensor[]; quantization: JsonObject | null } {
+export function int8Tensors(model: CausalLM): {
+  tensors: Map<string, Tensor>;
+  temporary: Tensor[];
+  quantization: JsonObject | null;
+} {
   const tensors = new Map(model.namedParameters());
   const temporary: Tensor[] = [];
   const ignore: string[] = [];
@@ -92,7 +129,10 @@ export function int8Tensors(model: CausalLM): { tensors: Map<string, Tensor>; te
       const words = packWords(int8.q.dataSync() as Int8Array, rows, width);
       const shape = tensor(new BigInt64Array([BigInt(rows), BigInt(width)]));
       temporary.push(words, shape);
-      tensors.set(`${name}.weight_packed`, words).set(`${name}.weight_scale`, scale).set(`${name}.weight_shape`, shape);
+      tensors
+        .set(`${name}.weight_packed`, words)
+        .set(`${name}.weight_scale`, scale)
+        .set(`${name}.weight_shape`, shape);
     } else {
       tensors.set(`${name}.weight`, int8.q).set(`${name}.weight_scale`, scale);
     }
@@ -107,5 +147,9 @@ export function int8Tensors(model: CausalLM): { tensors: Map<string, Tensor>; te
       temporary.push(half);
       tensors.set(name, half);
     }
-  return { tensors, temporary, quantization: scheme ? quantizationConfig(scheme, ignore, embeddings) : null };
+  return {
+    tensors,
+    temporary,
+    quantization: scheme ? quantizationConfig(scheme, ignore, embeddings) : null,
+  };
 }

@@ -37,7 +37,9 @@ export function architectureOf(config: JsonObject): string {
   const list = config['architectures'];
   const named = Array.isArray(list) && typeof list[0] === 'string' ? list[0] : undefined;
   const type = typeof config['model_type'] === 'string' ? config['model_type'] : undefined;
-  const name = named ?? (type !== undefined && Object.hasOwn(byModelType, type) ? byModelType[type] : undefined);
+  const name =
+    named ??
+    (type !== undefined && Object.hasOwn(byModelType, type) ? byModelType[type] : undefined);
   if (name === undefined || !Object.hasOwn(architectures, name))
     throw new ConfigError(
       `config.json: architecture ${JSON.stringify(named ?? type ?? null)} is not supported; supported are ${Object.keys(architectures).join(', ')}`,
@@ -47,7 +49,8 @@ export function architectureOf(config: JsonObject): string {
 
 export async function readConfig(folder: string): Promise<JsonObject> {
   const info = await stat(folder).catch(() => null);
-  if (!info?.isDirectory()) throw new FileError('ERR_FILE_NOT_FOUND', `${folder}: no such model folder`);
+  if (!info?.isDirectory())
+    throw new FileError('ERR_FILE_NOT_FOUND', `${folder}: no such model folder`);
   return readJsonObject(join(folder, 'config.json'), { allowNonFinite: true });
 }
 
@@ -73,20 +76,33 @@ export async function loadModel(folder: string): Promise<LoadedModel> {
   const file = await openModelWeights(folder);
   const warnings = [...file.warnings];
   const bare = !file.names.some((n) => n.startsWith(family.prefix));
-  checkParameterBytes(config, file.names.reduce((n, name) => n + file.info(name).bytes, 0));
+  checkParameterBytes(
+    config,
+    file.names.reduce((n, name) => n + file.info(name).bytes, 0),
+  );
   const tensors = new Map<string, Tensor>();
-  const weights = new Weights(tensors, { ...(quantization ? { scheme: quantization.scheme } : {}), prefix: bare ? family.prefix : '' });
+  const weights = new Weights(tensors, {
+    ...(quantization ? { scheme: quantization.scheme } : {}),
+    prefix: bare ? family.prefix : '',
+  });
   try {
-    for (const name of file.names) if (!ignoredTensors.test(name)) tensors.set(name, await file.get(name));
+    for (const name of file.names)
+      if (!ignoredTensors.test(name)) tensors.set(name, await file.get(name));
     weights.toFloat32();
     await weights.checkFinite();
     const model = family.fromWeights(config, weights);
     const unused = weights.unused().filter((n) => !(n === 'lm_head.weight' && model.head === null));
-    if (unused.length > 0) warnings.push(`tensors of the checkpoint that the model does not use: ${unused.slice(0, 5).join(', ')}${unused.length > 5 ? `, … (${unused.length})` : ''}`);
+    if (unused.length > 0)
+      warnings.push(
+        `tensors of the checkpoint that the model does not use: ${unused.slice(0, 5).join(', ')}${unused.length > 5 ? `, … (${unused.length})` : ''}`,
+      );
     weights.dispose();
     for (const key of ['bos_token_id', 'eos_token_id', 'pad_token_id']) {
       const id = config[key];
-      if (typeof id === 'number' && id >= model.shape.vocab) warnings.push(`config.json: ${key} ${id} lies outside the vocabulary of ${model.shape.vocab} and is ignored`);
+      if (typeof id === 'number' && id >= model.shape.vocab)
+        warnings.push(
+          `config.json: ${key} ${id} lies outside the vocabulary of ${model.shape.vocab} and is ignored`,
+        );
     }
     return { model, config, generationConfig, warnings };
   } catch (error) {
@@ -99,18 +115,24 @@ export async function loadModel(folder: string): Promise<LoadedModel> {
 function checkParameterBytes(config: JsonObject, bytes: number): void {
   const layers = config['n_layer'] ?? config['num_hidden_layers'];
   if (typeof layers === 'number' && layers > bytes)
-    throw new ConfigError(`config.json asks for ${layers} layers, but the weights have only ${bytes} bytes`);
+    throw new ConfigError(
+      `config.json asks for ${layers} layers, but the weights have only ${bytes} bytes`,
+    );
 }
-
 
 /** Writes config.json, generation_config.json, model.safetensors and the tokenizer's files into an empty folder. */
 export async function writeModel(
   folder: string,
   model: CausalLM,
-  extra: { generationConfig?: JsonObject; files?: ReadonlyMap<string, Uint8Array>; config?: JsonObject } = {},
+  extra: {
+    generationConfig?: JsonObject;
+    files?: ReadonlyMap<string, Uint8Array>;
+    config?: JsonObject;
+  } = {},
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
-  if ((await readdir(folder)).length > 0) throw new FileError('ERR_FILE_EXISTS', `${folder}: not empty`);
+  if ((await readdir(folder)).length > 0)
+    throw new FileError('ERR_FILE_EXISTS', `${folder}: not empty`);
   const { tensors, temporary, quantization } = int8Tensors(model);
   try {
     const config: JsonObject = { ...(extra.config ?? model.config) };
@@ -121,11 +143,14 @@ export async function writeModel(
     if (quantization) config['quantization_config'] = quantization;
     await writeNewFile(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
     const generation = extra.generationConfig ?? {};
-    if (Object.keys(generation).length > 0) await writeNewFile(join(folder, 'generation_config.json'), `${JSON.stringify(generation, null, 2)}\n`);
+    if (Object.keys(generation).length > 0)
+      await writeNewFile(
+        join(folder, 'generation_config.json'),
+        `${JSON.stringify(generation, null, 2)}\n`,
+      );
     for (const [name, bytes] of extra.files ?? []) await writeNewFile(join(folder, name), bytes);
     await writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
   } finally {
     for (const tensor of temporary) tensor.dispose();
   }
 }
-

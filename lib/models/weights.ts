@@ -22,7 +22,10 @@ export class Weights {
   /** Stripped from or added to names, so that checkpoints saved without the head still load. */
   readonly prefix: string;
 
-  constructor(tensors: Map<string, Tensor>, options: { scheme?: Int8Scheme; prefix?: string } = {}) {
+  constructor(
+    tensors: Map<string, Tensor>,
+    options: { scheme?: Int8Scheme; prefix?: string } = {},
+  ) {
     this.#tensors = tensors;
     this.scheme = options.scheme ?? 'w8a8';
     this.prefix = options.prefix ?? '';
@@ -40,9 +43,14 @@ export class Weights {
   take(name: string, shape: readonly number[]): Tensor {
     const tensor = this.#tensors.get(this.#name(name));
     if (!tensor)
-      throw new FileError('ERR_TENSOR_MISSING', `the checkpoint has no tensor ${JSON.stringify(this.#name(name))} (expected shape ${format(shape)})`);
+      throw new FileError(
+        'ERR_TENSOR_MISSING',
+        `the checkpoint has no tensor ${JSON.stringify(this.#name(name))} (expected shape ${format(shape)})`,
+      );
     if (!sameShape(tensor.shape, shape))
-      throw new ConfigError(`tensor ${JSON.stringify(this.#name(name))} has shape ${format(tensor.shape)}, but config.json asks for ${format(shape)}`);
+      throw new ConfigError(
+        `tensor ${JSON.stringify(this.#name(name))} has shape ${format(tensor.shape)}, but config.json asks for ${format(shape)}`,
+      );
     this.#used.add(this.#name(name));
     return tensor;
   }
@@ -52,12 +60,19 @@ export class Weights {
   }
 
   /** A linear layer (out, in), float or int8. */
-  linear(name: string, outputs: number, inputs: number, options: { bias: boolean; conv1d?: boolean }): Linear {
+  linear(
+    name: string,
+    outputs: number,
+    inputs: number,
+    options: { bias: boolean; conv1d?: boolean },
+  ): Linear {
     const bias = options.bias ? this.take(`${name}.bias`, [outputs]) : null;
     const conv1d = options.conv1d ?? false;
     const int8 = this.#int8(name, outputs, inputs);
     const layer = new Linear({
-      weight: int8 ? empty(conv1d ? [inputs, outputs] : [outputs, inputs]) : this.take(`${name}.weight`, conv1d ? [inputs, outputs] : [outputs, inputs]),
+      weight: int8
+        ? empty(conv1d ? [inputs, outputs] : [outputs, inputs])
+        : this.take(`${name}.weight`, conv1d ? [inputs, outputs] : [outputs, inputs]),
       bias,
       conv1d,
     });
@@ -81,7 +96,10 @@ export class Weights {
     scale.dispose();
     if (!this.has(`${name}.weight_packed`)) {
       const q = this.take(`${name}.weight`, [rows, width]);
-      if (q.dtype !== 'int8') throw new ConfigError(`tensor ${JSON.stringify(`${name}.weight`)} is ${q.dtype}, but has a weight_scale; expected int8`);
+      if (q.dtype !== 'int8')
+        throw new ConfigError(
+          `tensor ${JSON.stringify(`${name}.weight`)} is ${q.dtype}, but has a weight_scale; expected int8`,
+        );
       return { q, scale: flat };
     }
     const words = Math.ceil(width / 4);
@@ -128,7 +146,10 @@ export class Weights {
     tops.dispose();
     const bad = names.findIndex((_, i) => !Number.isFinite(Number(values[i])));
     if (bad >= 0)
-      throw new FileError('ERR_WEIGHTS_NOT_FINITE', `tensor ${JSON.stringify(names[bad])} contains NaN or infinity; the checkpoint is damaged`);
+      throw new FileError(
+        'ERR_WEIGHTS_NOT_FINITE',
+        `tensor ${JSON.stringify(names[bad])} contains NaN or infinity; the checkpoint is damaged`,
+      );
   }
 }
 
@@ -140,7 +161,8 @@ function unpackWords(packed: Tensor, rows: number, width: number): Tensor {
     const bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
     const per = Math.ceil(width / 4) * 4;
     const q = new Int8Array(rows * width);
-    for (let r = 0; r < rows; r++) for (let k = 0; k < width; k++) q[r * width + k] = bytes[r * per + k]! - 128;
+    for (let r = 0; r < rows; r++)
+      for (let k = 0; k < width; k++) q[r * width + k] = bytes[r * per + k]! - 128;
     return tensor(q, { shape: [rows, width] });
   });
 }

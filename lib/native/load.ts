@@ -69,7 +69,9 @@ export function native(): NativeAddon {
   const explicit = process.env['ROOTS_ADDON'];
   let loaded: NativeAddon;
   try {
-    loaded = (explicit ? require(resolve(explicit)) : require('node-gyp-build')(root)) as NativeAddon;
+    loaded = (
+      explicit ? require(resolve(explicit)) : require('node-gyp-build')(root)
+    ) as NativeAddon;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
     throw new NativeLoadError(
@@ -79,7 +81,11 @@ export function native(): NativeAddon {
     );
   }
   const problem = loaded.devices()[0]?.error;
-  if (problem) throw new NativeLoadError(`${problem}; got ${JSON.stringify(process.env['ROOTS_ISA'])}`, undefined);
+  if (problem)
+    throw new NativeLoadError(
+      `${problem}; got ${JSON.stringify(process.env['ROOTS_ISA'])}`,
+      undefined,
+    );
   addon = loaded;
   return addon;
 }

@@ -29,13 +29,16 @@ export class Embedding extends Module {
     return this.#int8?.scheme ?? null;
   }
   get weight(): Tensor {
-    if (!this.#weight) throw new RootsError('ERR_MODULE', 'Embedding: the table is int8; there is no float weight');
+    if (!this.#weight)
+      throw new RootsError('ERR_MODULE', 'Embedding: the table is int8; there is no float weight');
     return this.#weight;
   }
 
   /** ids (…) → (…, C) */
   forward(ids: Tensor): Tensor {
-    return this.#int8 ? embeddingI8(ids, this.#int8.q, this.#int8.scale) : embedding(ids, this.#weight!);
+    return this.#int8
+      ? embeddingI8(ids, this.#int8.q, this.#int8.scale)
+      : embedding(ids, this.#weight!);
   }
 
   /** The tied output head: x (…, C) → (…, V) */
@@ -58,7 +61,12 @@ export class Embedding extends Module {
   setInt8(q: Tensor, scale: Tensor, scheme: Int8Scheme): void {
     this.replace('weight', null);
     this.#weight = null;
-    this.#int8 = { q: this.register('q', q), scale: this.register('scale', scale), scheme, packed: null };
+    this.#int8 = {
+      q: this.register('q', q),
+      scale: this.register('scale', scale),
+      scheme,
+      packed: null,
+    };
   }
 
   int8(): { q: Tensor; scale: Tensor } | null {
@@ -66,7 +74,11 @@ export class Embedding extends Module {
   }
 
   share(): Embedding {
-    if (this.#int8) throw new RootsError('ERR_MODULE', 'Embedding: int8 tables cannot be shared; compress from the float model');
+    if (this.#int8)
+      throw new RootsError(
+        'ERR_MODULE',
+        'Embedding: int8 tables cannot be shared; compress from the float model',
+      );
     return new Embedding(this.#weight!.detach());
   }
 }

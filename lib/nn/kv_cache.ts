@@ -36,7 +36,10 @@ export class KVCache {
   append(layer: number, k: Tensor, v: Tensor): { keys: Tensor; values: Tensor } {
     const end = this.#length + k.shape[2]!;
     if (end > this.maxLength)
-      throw new RootsError('ERR_CONTEXT', `the text would be ${end} tokens long, beyond the context of ${this.maxLength}`);
+      throw new RootsError(
+        'ERR_CONTEXT',
+        `the text would be ${end} tokens long, beyond the context of ${this.maxLength}`,
+      );
     const store = untracked(() => this.#room(layer, k, v, end));
     const part = (buffer: Tensor, from: number, to: number): Tensor =>
       buffer.view(
@@ -44,7 +47,10 @@ export class KVCache {
         buffer.strides,
         buffer.offset + from * buffer.strides[2]!,
       );
-    for (const [source, buffer] of [[k, store.keys], [v, store.values]] as const) {
+    for (const [source, buffer] of [
+      [k, store.keys],
+      [v, store.values],
+    ] as const) {
       const target = part(buffer, this.#length, end);
       kernels.copy(source, target);
       target.dispose();

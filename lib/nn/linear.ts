@@ -59,7 +59,8 @@ export class Linear extends Module {
 
   /** The float weight as a view (out, in). */
   get weight(): Tensor {
-    if (!this.#weight) throw new RootsError('ERR_MODULE', 'Linear: the weight is int8; there is no float weight');
+    if (!this.#weight)
+      throw new RootsError('ERR_MODULE', 'Linear: the weight is int8; there is no float weight');
     return this.#weight;
   }
 
@@ -67,7 +68,9 @@ export class Linear extends Module {
     this.observer?.(x);
     if (this.#int8) {
       const { scheme, packed, scale } = this.#int8;
-      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale, this.#bias, { activation });
+      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale, this.#bias, {
+        activation,
+      });
     }
     const weight = this.#weight!;
     if (!this.conv1d) return linear(x, weight, this.#bias, { activation });
@@ -76,14 +79,18 @@ export class Linear extends Module {
 
   /** (out, in), dense; belongs to the caller. */
   matrix(): Tensor {
-    return tidy(() => contiguous(this.conv1d ? transpose(this.weight.detach()) : this.weight.detach()));
+    return tidy(() =>
+      contiguous(this.conv1d ? transpose(this.weight.detach()) : this.weight.detach()),
+    );
   }
 
   /** New float parameters; (out, in) whatever the storage order. Takes over the tensors. */
   setMatrix(matrix: Tensor, bias: Tensor | null = this.#bias): void {
     const stored = this.conv1d ? tidy(() => contiguous(transpose(matrix))) : matrix;
     if (stored !== matrix) matrix.dispose();
-    this.#shape = this.conv1d ? [stored.shape[1]!, stored.shape[0]!] : [stored.shape[0]!, stored.shape[1]!];
+    this.#shape = this.conv1d
+      ? [stored.shape[1]!, stored.shape[0]!]
+      : [stored.shape[0]!, stored.shape[1]!];
     this.replace('weight', stored);
     this.#weight = stored;
     if (bias !== this.#bias) {
@@ -107,12 +114,23 @@ export class Linear extends Module {
   /** The int8 weight (out, in), unpacked for saving, and its scale; null for float weights. */
   int8(): { q: Tensor; scale: Tensor } | null {
     if (!this.#int8) return null;
-    return { q: unpackI8(this.#int8.packed, this.outFeatures, this.inFeatures), scale: this.#int8.scale };
+    return {
+      q: unpackI8(this.#int8.packed, this.outFeatures, this.inFeatures),
+      scale: this.#int8.scale,
+    };
   }
 
   /** A layer that shares this one's bytes; changing one does not change the other. */
   share(): Linear {
-    if (this.#int8) throw new RootsError('ERR_MODULE', 'Linear: int8 layers cannot be shared; compress from the float model');
-    return new Linear({ weight: this.#weight!.detach(), bias: this.#bias?.detach() ?? null, conv1d: this.conv1d });
+    if (this.#int8)
+      throw new RootsError(
+        'ERR_MODULE',
+        'Linear: int8 layers cannot be shared; compress from the float model',
+      );
+    return new Linear({
+      weight: this.#weight!.detach(),
+      bias: this.#bias?.detach() ?? null,
+      conv1d: this.conv1d,
+    });
   }
 }

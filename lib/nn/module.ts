@@ -8,7 +8,11 @@ export abstract class Module {
 
   /** Registers a part under its checkpoint name and returns it. */
   protected register<T extends Tensor | Module>(name: string, part: T): T {
-    if (this.#parts.has(name)) throw new RootsError('ERR_MODULE', `${this.constructor.name}: part ${JSON.stringify(name)} registered twice`);
+    if (this.#parts.has(name))
+      throw new RootsError(
+        'ERR_MODULE',
+        `${this.constructor.name}: part ${JSON.stringify(name)} registered twice`,
+      );
     this.#parts.set(name, part);
     return part;
   }
@@ -54,7 +58,8 @@ export abstract class Module {
 
   /** Marks all floating-point parameters as wanting gradients, or not. */
   requiresGrad(value = true): this {
-    for (const p of this.parameters()) if (p.dtype === 'float32' || p.dtype === 'float64') p.setRequiresGrad(value);
+    for (const p of this.parameters())
+      if (p.dtype === 'float32' || p.dtype === 'float64') p.setRequiresGrad(value);
     return this;
   }
 

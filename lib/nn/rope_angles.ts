@@ -7,11 +7,24 @@ export type RopeScaling =
   /** positions divided by `factor` (Chen et al., arXiv 2306.15595) */
   | { type: 'linear'; factor: number }
   /** Llama 3.1: long wavelengths divided by `factor`, short ones kept, a smooth blend between */
-  | { type: 'llama3'; factor: number; lowFreqFactor: number; highFreqFactor: number; originalContext: number };
+  | {
+      type: 'llama3';
+      factor: number;
+      lowFreqFactor: number;
+      highFreqFactor: number;
+      originalContext: number;
+    };
 
 /** The angular frequencies theta^(-2i/D), i < D/2, after scaling. */
-export function ropeFrequencies(headDim: number, theta: number, scaling: RopeScaling): Float64Array {
-  const frequencies = Float64Array.from({ length: headDim / 2 }, (_, i) => theta ** ((-2 * i) / headDim));
+export function ropeFrequencies(
+  headDim: number,
+  theta: number,
+  scaling: RopeScaling,
+): Float64Array {
+  const frequencies = Float64Array.from(
+    { length: headDim / 2 },
+    (_, i) => theta ** ((-2 * i) / headDim),
+  );
   if (scaling.type === 'linear') return frequencies.map((f) => f / scaling.factor);
   if (scaling.type === 'llama3') {
     const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling;
@@ -19,7 +32,8 @@ export function ropeFrequencies(headDim: number, theta: number, scaling: RopeSca
       const wavelength = (2 * Math.PI) / f;
       if (wavelength < originalContext / highFreqFactor) return f;
       if (wavelength > originalContext / lowFreqFactor) return f / factor;
-      const smooth = (originalContext / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
+      const smooth =
+        (originalContext / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
       return ((1 - smooth) * f) / factor + smooth * f;
     });
   }
@@ -27,7 +41,12 @@ export function ropeFrequencies(headDim: number, theta: number, scaling: RopeSca
 }
 
 /** Tables (positions, D/2) of cosines and sines for positions 0 … count - 1. */
-export function ropeTables(headDim: number, theta: number, scaling: RopeScaling, count: number): { cos: Tensor; sin: Tensor } {
+export function ropeTables(
+  headDim: number,
+  theta: number,
+  scaling: RopeScaling,
+  count: number,
+): { cos: Tensor; sin: Tensor } {
   const frequencies = ropeFrequencies(headDim, theta, scaling);
   const half = frequencies.length;
   const cos = new Float32Array(count * half);

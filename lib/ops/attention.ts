@@ -38,7 +38,11 @@ const optionNames = ['causal', 'scale', 'mask', 'lengths', 'starts', 'window'];
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   check.knownOptions('attention', options, optionNames);
-  for (const [name, t] of [['q', q], ['k', k], ['v', v]] as const) {
+  for (const [name, t] of [
+    ['q', q],
+    ['k', k],
+    ['v', v],
+  ] as const) {
     check.tensor('attention', name, t);
     check.rank('attention', name, t, 4, name === 'q' ? '(B, H, Tq, D)' : '(B, Hkv, Tk, D)');
     check.floatDtype('attention', t);
@@ -46,7 +50,10 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   }
   const [b, h, tq, d] = q.shape as [number, number, number, number];
   const [bk, hkv, tk, dk] = k.shape as [number, number, number, number];
-  if (bk !== b || dk !== d) throw new ShapeError(`attention: k ${format(k.shape)} does not match q ${format(q.shape)} in batch or head size`);
+  if (bk !== b || dk !== d)
+    throw new ShapeError(
+      `attention: k ${format(k.shape)} does not match q ${format(q.shape)} in batch or head size`,
+    );
   if (v.shape[0] !== b || v.shape[1] !== hkv || v.shape[2] !== tk)
     throw new ShapeError(`attention: v ${format(v.shape)} does not match k ${format(k.shape)}`);
   if (hkv === 0 || h % hkv !== 0)
@@ -59,8 +66,14 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   if (window > 0 && !causal) throw new OptionError('attention: window needs causal: true');
   if (isHalf(q.dtype))
     return tidy(() => {
-      const mask = options.mask && isHalf(options.mask.dtype) ? cast(options.mask, 'float32') : (options.mask ?? null);
-      return restore(attention(cast(q, 'float32'), cast(k, 'float32'), cast(v, 'float32'), { ...options, mask }), q.dtype);
+      const mask =
+        options.mask && isHalf(options.mask.dtype)
+          ? cast(options.mask, 'float32')
+          : (options.mask ?? null);
+      return restore(
+        attention(cast(q, 'float32'), cast(k, 'float32'), cast(v, 'float32'), { ...options, mask }),
+        q.dtype,
+      );
     });
   for (const name of ['lengths', 'starts'] as const) {
     const t = options[name];
@@ -84,16 +97,55 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     const starts = options.starts ? contiguous(options.starts) : null;
     const out = empty([b, h, tq, v.shape[3]!], q.dtype);
     const lse = empty([b, h, tq], q.dtype);
-    kernels.attention_forward(qd, kd, vd, wide, lengths, starts, out, lse, scale, causal ? 1 : 0, window);
+    kernels.attention_forward(
+      qd,
+      kd,
+      vd,
+      wide,
+      lengths,
+      starts,
+      out,
+      lse,
+      scale,
+      causal ? 1 : 0,
+      window,
+    );
     if (!willRecord(q, k, v, bias)) return out;
     const wantsMask = bias?.requiresGrad ?? false;
-    return record(out, { q, k, v, bias }, { q: qd, k: kd, v: vd, wide, lengths, starts, out, lse }, (dy, s) => {
-      const dq = empty(s.q.shape, dy.dtype);
-      const dkey = empty(s.k.shape, dy.dtype);
-      const dv = empty(s.v.shape, dy.dtype);
-      const dmask = wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype }) : null;
-      kernels.attention_backward(contiguous(dy), s.q, s.k, s.v, s.wide, s.lengths, s.starts, s.out, s.lse, dq, dkey, dv, dmask, scale, causal ? 1 : 0, window);
-      return { q: dq, k: dkey, v: dv, bias: dmask && maskShape ? unbroadcast(dmask, maskShape) : null };
-    });
+    return record(
+      out,
+      { q, k, v, bias },
+      { q: qd, k: kd, v: vd, wide, lengths, starts, out, lse },
+      (dy, s) => {
+        const dq = empty(s.q.shape, dy.dtype);
+        const dkey = empty(s.k.shape, dy.dtype);
+        const dv = empty(s.v.shape, dy.dtype);
+        const dmask = wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype }) : null;
+        kernels.attention_backward(
+          contiguous(dy),
+          s.q,
+          s.k,
+          s.v,
+          s.wide,
+          s.lengths,
+          s.starts,
+          s.out,
+          s.lse,
+          dq,
+          dkey,
+          dv,
+          dmask,
+          scale,
+          causal ? 1 : 0,
+          window,
+        );
+        return {
+          q: dq,
+          k: dkey,
+          v: dv,
+          bias: dmask && maskShape ? unbroadcast(dmask, maskShape) : null,
+        };
+      },
+    );
   });
 }

@@ -15,7 +15,9 @@ import * as check from './check.js';
 export function cast(x: Tensor, dtype: DType): Tensor {
   check.tensor('cast', 'x', x);
   if (!Object.hasOwn(dtypes, dtype))
-    throw new DTypeError(`cast: unknown dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(dtypes).join(', ')}`);
+    throw new DTypeError(
+      `cast: unknown dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(dtypes).join(', ')}`,
+    );
   const out = empty(x.shape, dtype);
   kernels.copy(x, out);
   if (!isFloat(dtype)) return out;

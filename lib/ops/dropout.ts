@@ -15,7 +15,11 @@ import { restore } from './compute_dtype.js';
  * Zeroes elements with probability p and scales the rest by 1/(1-p) (Srivastava et al. 2014); with `training: false`
  * returns x unchanged. (…) → (…)
  */
-export function dropout(x: Tensor, p: number, options: { training?: boolean; generator?: Generator } = {}): Tensor {
+export function dropout(
+  x: Tensor,
+  p: number,
+  options: { training?: boolean; generator?: Generator } = {},
+): Tensor {
   check.tensor('dropout', 'x', x);
   check.knownOptions('dropout', options, ['training', 'generator']);
   check.number('dropout', 'p', p, 0, 1);

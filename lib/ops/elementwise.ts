@@ -8,7 +8,7 @@ import { isFloat, isHalf, promote } from '../tensor/dtype.js';
 import type { DType } from '../tensor/dtype.js';
 import { tidy } from '../tensor/scope.js';
 import { broadcastShapes, broadcastStrides, sameShape } from '../tensor/shape.js';
-import { Tensor } from '../tensor/tensor.js';
+import type { Tensor } from '../tensor/tensor.js';
 import { cast } from './cast.js';
 import * as check from './check.js';
 import { computable, restore } from './compute_dtype.js';
@@ -120,7 +120,9 @@ type BinaryKernel = (a: TensorArg, b: TensorArg, out: TensorArg) => void;
 
 /** A view of x with the shape of a broadcast result: stretched axes have stride 0. */
 function stretch(x: Tensor, shape: readonly number[]): Tensor {
-  return sameShape(x.shape, shape) ? x : x.view(shape, broadcastStrides(x.shape, x.strides, shape), x.offset);
+  return sameShape(x.shape, shape)
+    ? x
+    : x.view(shape, broadcastStrides(x.shape, x.strides, shape), x.offset);
 }
 
 function binaryDtype(a: Tensor, b: Tensor, floatOnly: boolean): DType {
@@ -170,7 +172,8 @@ function binary(op: string, a: Tensor, b: Tensor, rule: BinaryRule): Tensor {
 /** x · scale + shift with plain numbers. (…) → (…) */
 function affine(op: string, x: Tensor, scale: number, shift: number): Tensor {
   check.tensor(op, 'x', x);
-  if (!check.isComputeFloat(x)) return tidy(() => restore(affine(op, computable(x), scale, shift), x.dtype));
+  if (!check.isComputeFloat(x))
+    return tidy(() => restore(affine(op, computable(x), scale, shift), x.dtype));
   const out = empty(x.shape, x.dtype);
   kernels.affine(x, out, scale, shift);
   return record(out, { x }, {}, (dy) => {
@@ -186,15 +189,29 @@ function isNumber(value: unknown): value is number {
 
 /** A number as a tensor that takes the other operand's dtype (float32 beside integers when it is not whole). */
 function scalarLike(value: number, other: Tensor): Tensor {
-  const dtype = isFloat(other.dtype) ? other.dtype : Number.isInteger(value) ? other.dtype === 'bool' ? 'int32' : other.dtype : 'float32';
+  const dtype = isFloat(other.dtype)
+    ? other.dtype
+    : Number.isInteger(value)
+      ? other.dtype === 'bool'
+        ? 'int32'
+        : other.dtype
+      : 'float32';
   return full([], value, { dtype });
 }
 
 const negated = (dy: Tensor): Tensor => affine('neg', dy, -1, 0);
 
 const addRule: BinaryRule = { kernel: kernels.add, saves: false, gradient: (dy) => [dy, dy] };
-const subRule: BinaryRule = { kernel: kernels.sub, saves: false, gradient: (dy) => [dy, negated(dy)] };
-const mulRule: BinaryRule = { kernel: kernels.mul, saves: true, gradient: (dy, a, b) => [mul(dy, b), mul(dy, a)] };
+const subRule: BinaryRule = {
+  kernel: kernels.sub,
+  saves: false,
+  gradient: (dy) => [dy, negated(dy)],
+};
+const mulRule: BinaryRule = {
+  kernel: kernels.mul,
+  saves: true,
+  gradient: (dy, a, b) => [mul(dy, b), mul(dy, a)],
+};
 const divRule: BinaryRule = {
   kernel: kernels.div,
   floatOnly: true,
@@ -211,7 +228,10 @@ function extremumRule(kernel: BinaryKernel, wins: (a: Tensor, b: Tensor) => Tens
     saves: true,
     gradient: (dy, a, b) => {
       const half = mul(cast(equal(a, b), dy.dtype), 0.5);
-      return [mul(dy, add(cast(wins(a, b), dy.dtype), half)), mul(dy, add(cast(wins(b, a), dy.dtype), half))];
+      return [
+        mul(dy, add(cast(wins(a, b), dy.dtype), half)),
+        mul(dy, add(cast(wins(b, a), dy.dtype), half)),
+      ];
     },
   };
 }
@@ -220,17 +240,26 @@ const minimumRule: BinaryRule = extremumRule(kernels.minimum, less);
 
 /** a + b, with broadcasting; b may be a number. */
 export function add(a: Tensor, b: Tensor | number): Tensor {
-  if (isNumber(b)) return isFloat(a.dtype) ? affine('add', a, 1, b) : tidy(() => binary('add', a, scalarLike(b, a), addRule));
+  if (isNumber(b))
+    return isFloat(a.dtype)
+      ? affine('add', a, 1, b)
+      : tidy(() => binary('add', a, scalarLike(b, a), addRule));
   return binary('add', a, b, addRule);
 }
 /** a - b, with broadcasting; b may be a number. */
 export function sub(a: Tensor, b: Tensor | number): Tensor {
-  if (isNumber(b)) return isFloat(a.dtype) ? affine('sub', a, 1, -b) : tidy(() => binary('sub', a, scalarLike(b, a), subRule));
+  if (isNumber(b))
+    return isFloat(a.dtype)
+      ? affine('sub', a, 1, -b)
+      : tidy(() => binary('sub', a, scalarLike(b, a), subRule));
   return binary('sub', a, b, subRule);
 }
 /** a · b element by element, with broadcasting; b may be a number. */
 export function mul(a: Tensor, b: Tensor | number): Tensor {
-  if (isNumber(b)) return isFloat(a.dtype) ? affine('mul', a, b, 0) : tidy(() => binary('mul', a, scalarLike(b, a), mulRule));
+  if (isNumber(b))
+    return isFloat(a.dtype)
+      ? affine('mul', a, b, 0)
+      : tidy(() => binary('mul', a, scalarLike(b, a), mulRule));
   return binary('mul', a, b, mulRule);
 }
 /** a / b, with broadcasting; b may be a number. Integers are divided as float32. */
@@ -293,7 +322,8 @@ export function clamp(x: Tensor, low: number, high: number): Tensor {
   check.tensor('clamp', 'x', x);
   check.number('clamp', 'low', low);
   check.number('clamp', 'high', high, low);
-  if (!check.isComputeFloat(x)) return tidy(() => restore(clamp(computable(x), low, high), x.dtype));
+  if (!check.isComputeFloat(x))
+    return tidy(() => restore(clamp(computable(x), low, high), x.dtype));
   const out = empty(x.shape, x.dtype);
   kernels.clamp_forward(x, out, low, high);
   return record(out, { x }, { x }, (dy, s) => {
@@ -310,7 +340,11 @@ export function where(condition: Tensor, a: Tensor | number, b: Tensor | number)
   if (isNumber(a) || isNumber(b))
     return tidy(() => {
       const like = isNumber(a) ? (isNumber(b) ? full([], 0) : b) : a;
-      return where(condition, isNumber(a) ? scalarLike(a, like) : a, isNumber(b) ? scalarLike(b, like) : b);
+      return where(
+        condition,
+        isNumber(a) ? scalarLike(a, like) : a,
+        isNumber(b) ? scalarLike(b, like) : b,
+      );
     });
   check.tensor('where', 'a', a);
   check.tensor('where', 'b', b);
@@ -318,10 +352,18 @@ export function where(condition: Tensor, a: Tensor | number, b: Tensor | number)
   const compute = isHalf(dtype) ? 'float32' : binaryDtype(a, b, false);
   if (a.dtype !== compute || b.dtype !== compute)
     return tidy(() => {
-      const y = where(condition, a.dtype === compute ? a : cast(a, compute), b.dtype === compute ? b : cast(b, compute));
+      const y = where(
+        condition,
+        a.dtype === compute ? a : cast(a, compute),
+        b.dtype === compute ? b : cast(b, compute),
+      );
       return y.dtype === dtype ? y : cast(y, dtype);
     });
-  const shape = broadcastShapes('where', broadcastShapes('where', a.shape, b.shape), condition.shape);
+  const shape = broadcastShapes(
+    'where',
+    broadcastShapes('where', a.shape, b.shape),
+    condition.shape,
+  );
   const out = empty(shape, dtype);
   tidy(() => kernels.where(stretch(condition, shape), stretch(a, shape), stretch(b, shape), out));
   if (!isFloat(dtype)) return out;

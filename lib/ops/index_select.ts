@@ -26,7 +26,12 @@ export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
     const width = x.size / Math.max(1, x.shape[at]!);
     const picked = rowsAt(reshape(contiguous(rows), [x.shape[at]!, width]), contiguous(index));
     const shaped = reshape(picked, [index.shape[0]!, ...order.slice(1).map((i) => x.shape[i]!)]);
-    return contiguous(permute(shaped, x.shape.map((_, i) => order.indexOf(i))));
+    return contiguous(
+      permute(
+        shaped,
+        x.shape.map((_, i) => order.indexOf(i)),
+      ),
+    );
   });
 }
 
@@ -35,7 +40,8 @@ function rowsAt(weight: Tensor, ids: Tensor): Tensor {
   kernels.embedding_forward(ids, weight, out);
   const { shape } = weight;
   return record(out, { weight }, { ids }, (dy, s) => {
-    if (isHalf(dy.dtype)) return { weight: cast(scatterRows(cast(dy, 'float32'), s.ids, shape), dy.dtype) };
+    if (isHalf(dy.dtype))
+      return { weight: cast(scatterRows(cast(dy, 'float32'), s.ids, shape), dy.dtype) };
     return { weight: scatterRows(dy, s.ids, shape) };
   });
 }
@@ -50,14 +56,19 @@ function scatterRows(dy: Tensor, ids: Tensor, shape: readonly number[]): Tensor 
  * Rows of an embedding table. ids (…) int, weight (V, C) → (…, C).
  * The row `paddingIdx`, if given, receives no gradient.
  */
-export function embedding(ids: Tensor, weight: Tensor, options: { paddingIdx?: number } = {}): Tensor {
+export function embedding(
+  ids: Tensor,
+  weight: Tensor,
+  options: { paddingIdx?: number } = {},
+): Tensor {
   check.tensor('embedding', 'ids', ids);
   check.tensor('embedding', 'weight', weight);
   check.knownOptions('embedding', options, ['paddingIdx']);
   check.indexDtype('embedding', 'ids', ids);
   check.rank('embedding', 'weight', weight, 2, '(V, C)');
   const { paddingIdx } = options;
-  if (paddingIdx !== undefined) check.integer('embedding', 'paddingIdx', paddingIdx, 0, weight.shape[0]! - 1);
+  if (paddingIdx !== undefined)
+    check.integer('embedding', 'paddingIdx', paddingIdx, 0, weight.shape[0]! - 1);
   return tidy(() => {
     const flat = contiguous(ids);
     const table = weight.strides[1] === 1 ? weight : contiguous(weight);
@@ -66,7 +77,8 @@ export function embedding(ids: Tensor, weight: Tensor, options: { paddingIdx?: n
     const { shape, dtype } = weight;
     return record(out, { weight }, { ids: flat }, (dy, s) => {
       const dweight = scatterRows(computable(dy), s.ids, shape);
-      if (paddingIdx !== undefined) kernels.fill(dweight.view([shape[1]!], [1], paddingIdx * shape[1]!), 0);
+      if (paddingIdx !== undefined)
+        kernels.fill(dweight.view([shape[1]!], [1], paddingIdx * shape[1]!), 0);
       return { weight: restore(dweight, dtype) };
     });
   });
@@ -78,7 +90,9 @@ function checkGather(op: string, x: Tensor, dim: number, index: Tensor): number 
   check.indexDtype(op, 'index', index);
   const at = axis(op, dim, x.rank);
   if (index.rank !== x.rank || index.shape.some((d, i) => i !== at && d !== x.shape[i]))
-    throw new ShapeError(`${op}: index ${format(index.shape)} must have the shape of x ${format(x.shape)} outside axis ${dim}`);
+    throw new ShapeError(
+      `${op}: index ${format(index.shape)} must have the shape of x ${format(x.shape)} outside axis ${dim}`,
+    );
   return at;
 }
 
@@ -86,7 +100,9 @@ function checkGather(op: string, x: Tensor, dim: number, index: Tensor): number 
 export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   const at = checkGather('gather', x, dim, index);
   if (at !== x.rank - 1)
-    return tidy(() => contiguous(transpose(gather(transpose(x, at, -1), -1, transpose(index, at, -1)), at, -1)));
+    return tidy(() =>
+      contiguous(transpose(gather(transpose(x, at, -1), -1, transpose(index, at, -1)), at, -1)),
+    );
   return tidy(() => {
     const positions = contiguous(index);
     const out = empty(index.shape, x.dtype);
@@ -105,15 +121,25 @@ export function scatterAdd(x: Tensor, dim: number, index: Tensor, source: Tensor
   check.shape('scatterAdd', 'source', source, index.shape);
   check.sameDtype('scatterAdd', x, source, 'x and source');
   check.floatDtype('scatterAdd', x);
-  if (isHalf(x.dtype)) return tidy(() => restore(scatterAdd(computable(x), dim, index, computable(source)), x.dtype));
+  if (isHalf(x.dtype))
+    return tidy(() => restore(scatterAdd(computable(x), dim, index, computable(source)), x.dtype));
   if (at !== x.rank - 1)
     return tidy(() =>
-      contiguous(transpose(scatterAdd(transpose(x, at, -1), -1, transpose(index, at, -1), transpose(source, at, -1)), at, -1)),
+      contiguous(
+        transpose(
+          scatterAdd(transpose(x, at, -1), -1, transpose(index, at, -1), transpose(source, at, -1)),
+          at,
+          -1,
+        ),
+      ),
     );
   return tidy(() => {
     const positions = contiguous(index);
     const out = clone(x.detach());
     kernels.scatter_add(out, positions, contiguous(source.detach()));
-    return record(out, { x, source }, { positions }, (dy, s) => ({ x: dy, source: gather(dy, -1, s.positions) }));
+    return record(out, { x, source }, { positions }, (dy, s) => ({
+      x: dy,
+      source: gather(dy, -1, s.positions),
+    }));
   });
 }

@@ -13,19 +13,37 @@ import { restore } from './compute_dtype.js';
  * (x - mean) / √(var + eps) · weight + bias over the last axis (arXiv 1607.06450), var the biased variance.
  * x (…, C), weight (C) or null, bias (C) or null → (…, C)
  */
-export function layerNorm(x: Tensor, weight: Tensor | null = null, bias: Tensor | null = null, eps = 1e-5): Tensor {
+export function layerNorm(
+  x: Tensor,
+  weight: Tensor | null = null,
+  bias: Tensor | null = null,
+  eps = 1e-5,
+): Tensor {
   check.tensor('layerNorm', 'x', x);
   check.minRank('layerNorm', x, 1);
   check.floatDtype('layerNorm', x);
   check.number('layerNorm', 'eps', eps, 0);
-  for (const [name, p] of [['weight', weight], ['bias', bias]] as const)
+  for (const [name, p] of [
+    ['weight', weight],
+    ['bias', bias],
+  ] as const)
     if (p) {
       check.tensor('layerNorm', name, p);
       check.lastDim('layerNorm', name, x, p);
       check.sameDtype('layerNorm', x, p, `x and ${name}`);
     }
   if (isHalf(x.dtype))
-    return tidy(() => restore(layerNorm(cast(x, 'float32'), weight && cast(weight, 'float32'), bias && cast(bias, 'float32'), eps), x.dtype));
+    return tidy(() =>
+      restore(
+        layerNorm(
+          cast(x, 'float32'),
+          weight && cast(weight, 'float32'),
+          bias && cast(bias, 'float32'),
+          eps,
+        ),
+        x.dtype,
+      ),
+    );
   return tidy(() => {
     const dense = contiguous(x.detach());
     const scale = weight && contiguous(weight.detach());
@@ -33,7 +51,15 @@ export function layerNorm(x: Tensor, weight: Tensor | null = null, bias: Tensor 
     const rows = x.shape.slice(0, -1);
     const mean = empty(rows, x.dtype);
     const rstd = empty(rows, x.dtype);
-    kernels.layer_norm_forward(dense, scale, bias && contiguous(bias.detach()), out, mean, rstd, eps);
+    kernels.layer_norm_forward(
+      dense,
+      scale,
+      bias && contiguous(bias.detach()),
+      out,
+      mean,
+      rstd,
+      eps,
+    );
     const hasBias = bias !== null;
     return record(out, { x, weight, bias }, { x: dense, scale, mean, rstd }, (dy, s) => {
       const dx = empty(dy.shape, dy.dtype);

@@ -30,7 +30,11 @@ export interface CrossEntropyOptions {
  * -ln softmax(logits)[target], by a kernel that keeps no probabilities. logits (…, V), targets (…) int → scalar, or
  * (…) with reduction 'none'. With no target that counts, the mean is NaN, as in the reference frameworks.
  */
-export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+export function crossEntropy(
+  logits: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
   check.tensor('crossEntropy', 'logits', logits);
   check.tensor('crossEntropy', 'targets', targets);
   check.knownOptions('crossEntropy', options, ['ignoreIndex', 'labelSmoothing', 'reduction']);
@@ -47,7 +51,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
       `crossEntropy: targets must have shape ${format(lead)} (logits ${format(logits.shape)} without the class axis), got ${format(targets.shape)}; ` +
         'targets are class indices, not one-hot vectors',
     );
-  if (isHalf(logits.dtype)) return tidy(() => crossEntropy(cast(logits, 'float32'), targets, options));
+  if (isHalf(logits.dtype))
+    return tidy(() => crossEntropy(cast(logits, 'float32'), targets, options));
   const rows = lead.reduce((a, d) => a * d, 1);
   const width = logits.shape.at(-1)!;
   return tidy(() => {
@@ -58,7 +63,15 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     kernels.cross_entropy_forward(flat, ids, loss, lse, ignoreIndex, labelSmoothing);
     const each = record(loss, { logits }, { flat, ids, lse }, (dy, s) => {
       const dlogits = emptyLike(s.flat);
-      kernels.cross_entropy_backward(contiguous(dy), s.flat, s.ids, s.lse, dlogits, ignoreIndex, labelSmoothing);
+      kernels.cross_entropy_backward(
+        contiguous(dy),
+        s.flat,
+        s.ids,
+        s.lse,
+        dlogits,
+        ignoreIndex,
+        labelSmoothing,
+      );
       return { logits: reshape(dlogits, [...lead, width]) };
     });
     if (reduction === 'none') return reshape(each, lead);
@@ -87,7 +100,11 @@ export function mseLoss(x: Tensor, y: Tensor, options: { reduction?: Reduction }
  * T² · KL(softmax(target/T) ‖ softmax(logits/T)), averaged over rows: the distillation loss of Hinton et al.
  * (arXiv 1503.02531). logits, target (…, V) → scalar
  */
-export function klDiv(logits: Tensor, target: Tensor, options: { temperature?: number } = {}): Tensor {
+export function klDiv(
+  logits: Tensor,
+  target: Tensor,
+  options: { temperature?: number } = {},
+): Tensor {
   check.knownOptions('klDiv', options, ['temperature']);
   const t = options.temperature ?? 1;
   check.number('klDiv', 'temperature', t, Number.MIN_VALUE);

@@ -17,6 +17,7 @@ import { expand, reshape, squeeze, transpose, unsqueeze } from './view.js';
 /** The activations that linear() can apply on the way out, with their numbers in native/cpu/gemm/gemm.h. */
 export const activations = { none: 0, gelu_tanh: 1, gelu: 2, silu: 3, relu: 4 } as const;
 export type Activation = keyof typeof activations;
+export const activationNames: readonly Activation[] = Object.keys(activations) as Activation[];
 
 /**
  * Matrix product with broadcasting over leading axes: (…, M, K) × (…, K, N) → (…, M, N).
@@ -35,19 +36,38 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
     check.floatDtype('matmul', a);
     check.floatDtype('matmul', b);
     return tidy(() =>
-      restore(matmul(a.dtype === compute ? a : cast(a, compute), b.dtype === compute ? b : cast(b, compute)), dtype),
+      restore(
+        matmul(
+          a.dtype === compute ? a : cast(a, compute),
+          b.dtype === compute ? b : cast(b, compute),
+        ),
+        dtype,
+      ),
     );
   }
   const [m, k] = a.shape.slice(-2) as [number, number];
   const [kb, n] = b.shape.slice(-2) as [number, number];
   if (k !== kb)
-    throw new ShapeError(`matmul: inner dimensions differ: ${format(a.shape)} × ${format(b.shape)} (${k} ≠ ${kb})`);
+    throw new ShapeError(
+      `matmul: inner dimensions differ: ${format(a.shape)} × ${format(b.shape)} (${k} ≠ ${kb})`,
+    );
   const batch = broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2));
   // (…, M, K) × (K, N): one product with all rows together
   if (b.rank === 2 && a.rank > 2 && a.isContiguous)
-    return tidy(() => reshape(matmul(reshape(a, [batch.reduce((p, d) => p * d, m), k]), b), [...a.shape.slice(0, -1), n]));
+    return tidy(() =>
+      reshape(matmul(reshape(a, [batch.reduce((p, d) => p * d, m), k]), b), [
+        ...a.shape.slice(0, -1),
+        n,
+      ]),
+    );
   const out = empty([...batch, m, n], dtype);
-  tidy(() => kernels.matmul(expand(a.detach(), [...batch, m, k]), expand(b.detach(), [...batch, kb, n]), out));
+  tidy(() =>
+    kernels.matmul(
+      expand(a.detach(), [...batch, m, k]),
+      expand(b.detach(), [...batch, kb, n]),
+      out,
+    ),
+  );
   const shapeA = a.shape;
   const shapeB = b.shape;
   return record(out, { a, b }, { a, b }, (dy, s) => ({
@@ -65,17 +85,24 @@ export interface LinearOptions {
  * y = activation(x Wᵀ + b). x (…, K), weight (N, K), bias (N) or null → (…, N).
  * GPT-2 stores weights (K, N): pass `transpose(weight)`, a view.
  */
-export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
+export function linear(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null = null,
+  options: LinearOptions = {},
+): Tensor {
   check.tensor('linear', 'x', x);
   check.tensor('linear', 'weight', weight);
   check.knownOptions('linear', options, ['activation']);
   const activation = options.activation ?? 'none';
-  check.oneOf('linear', 'activation', activation, Object.keys(activations) as Activation[]);
+  check.oneOf('linear', 'activation', activation, activationNames);
   check.rank('linear', 'weight', weight, 2, '(N, K)');
   check.minRank('linear', x, 1);
   const [n, k] = weight.shape as [number, number];
   if (x.shape.at(-1) !== k)
-    throw new ShapeError(`linear: x ${format(x.shape)} and weight ${format(weight.shape)} differ in the inner dimension (${x.shape.at(-1)} ≠ ${k})`);
+    throw new ShapeError(
+      `linear: x ${format(x.shape)} and weight ${format(weight.shape)} differ in the inner dimension (${x.shape.at(-1)} ≠ ${k})`,
+    );
   if (bias) {
     check.tensor('linear', 'bias', bias);
     check.shape('linear', 'bias', bias, [n]);
@@ -85,16 +112,36 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   check.floatDtype('linear', x);
   if (isHalf(x.dtype))
     return tidy(() =>
-      restore(linear(cast(x, 'float32'), cast(weight, 'float32'), bias && cast(bias, 'float32'), options), x.dtype),
+      restore(
+        linear(cast(x, 'float32'), cast(weight, 'float32'), bias && cast(bias, 'float32'), options),
+        x.dtype,
+      ),
     );
   const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
+  if (!willRecord(x, weight, bias) && x.isContiguous && (bias === null || bias.isContiguous)) {
+    // inference, the common case: matrices by views made directly
+    const flat = x.view([rows, k], [k, 1], x.offset);
+    const out = empty([...lead, n], x.dtype);
+    const result = out.view([rows, n], [n, 1], 0);
+    kernels.linear(flat, weight, bias, result, null, activations[activation]);
+    flat.dispose();
+    result.dispose();
+    return out;
+  }
   return tidy(() => {
     const flat = reshape(x.detach(), [rows, k]);
     const out = empty([rows, n], x.dtype);
     const recording = willRecord(x, weight, bias);
     const pre = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
-    kernels.linear(flat, weight, bias && contiguous(bias.detach()), out, pre, activations[activation]);
+    kernels.linear(
+      flat,
+      weight,
+      bias && contiguous(bias.detach()),
+      out,
+      pre,
+      activations[activation],
+    );
     const result = reshape(out, [...lead, n]);
     if (!recording) return result;
     const shape = x.shape;

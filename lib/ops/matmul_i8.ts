@@ -7,9 +7,8 @@ import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
 import * as check from './check.js';
-import { activations } from './matmul.js';
+import { activationNames, activations } from './matmul.js';
 import type { Activation } from './matmul.js';
-import { reshape } from './view.js';
 
 /** Exact product of int8 matrices: (M, K) × (K, N) → (M, N) int32. */
 export function matmulI8(a: Tensor, b: Tensor): Tensor {
@@ -20,8 +19,13 @@ export function matmulI8(a: Tensor, b: Tensor): Tensor {
   check.dtype('matmulI8', 'a', a, 'int8');
   check.dtype('matmulI8', 'b', b, 'int8');
   if (a.shape[1] !== b.shape[0])
-    throw new ShapeError(`matmulI8: inner dimensions differ: ${format(a.shape)} × ${format(b.shape)} (${a.shape[1]} ≠ ${b.shape[0]})`);
-  if (a.shape[1]! > 65536) throw new ShapeError(`matmulI8: the inner dimension may be at most 65536 (int32 sums), got ${a.shape[1]}`);
+    throw new ShapeError(
+      `matmulI8: inner dimensions differ: ${format(a.shape)} × ${format(b.shape)} (${a.shape[1]} ≠ ${b.shape[0]})`,
+    );
+  if (a.shape[1]! > 65536)
+    throw new ShapeError(
+      `matmulI8: the inner dimension may be at most 65536 (int32 sums), got ${a.shape[1]}`,
+    );
   const out = empty([a.shape[0]!, b.shape[1]!], 'int32');
   kernels.matmul_i8(a, b, out);
   return out;
@@ -74,41 +78,62 @@ export interface LinearI8Options {
 
 type LinearKernel = typeof kernels.linear_w8a8;
 
-function linearI8(op: string, kernel: LinearKernel, x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | null, options: LinearI8Options): Tensor {
+function linearI8(
+  op: string,
+  kernel: LinearKernel,
+  x: Tensor,
+  packed: Tensor,
+  scale: Tensor,
+  bias: Tensor | null,
+  options: LinearI8Options,
+): Tensor {
   check.tensor(op, 'x', x);
   check.tensor(op, 'packed', packed);
   check.tensor(op, 'scale', scale);
   check.knownOptions(op, options, ['activation']);
   const activation = options.activation ?? 'none';
-  check.oneOf(op, 'activation', activation, Object.keys(activations) as Activation[]);
+  check.oneOf(op, 'activation', activation, activationNames);
   check.dtype(op, 'x', x, 'float32');
   check.dtype(op, 'packed', packed, 'int8');
   check.rank(op, 'scale', scale, 1, '(N)');
   check.minRank(op, x, 1);
   const n = scale.shape[0]!;
-  const k = x.shape.at(-1)!;
+  const k = x.shape[x.rank - 1]!;
   check.shape(op, 'packed', packed, [packedBytes(n, k)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  const lead = x.shape.slice(0, -1);
-  const rows = lead.reduce((a, d) => a * d, 1);
-  return tidy(() => {
-    const flat = contiguous(reshape(x.detach(), [rows, k]));
-    const out = empty([rows, n], 'float32');
-    kernel(flat, packed, scale, bias, out, activations[activation]);
-    return reshape(out, [...lead, n]);
-  });
+  // as a matrix, by views made directly: this path runs for every layer of every decoded token
+  const dense = contiguous(x.detach());
+  const rows = x.size / Math.max(1, k);
+  const flat = dense.view([rows, k], [k, 1], dense.offset);
+  const out = empty([...x.shape.slice(0, -1), n], 'float32');
+  const result = out.view([rows, n], [n, 1], 0);
+  kernel(flat, packed, scale, bias, result, activations[activation]);
+  for (const t of [dense, flat, result]) t.dispose();
+  return out;
 }
 
 /**
  * W8A8: y = activation(x Wᵀ + b) with int8 weights (scale per output) and activations quantized per row on the fly;
  * int32 sums, float32 result. x (…, K), packed = packI8((N, K)), scale (N), bias (N) → (…, N). No gradient.
  */
-export function linearW8A8(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | null = null, options: LinearI8Options = {}): Tensor {
+export function linearW8A8(
+  x: Tensor,
+  packed: Tensor,
+  scale: Tensor,
+  bias: Tensor | null = null,
+  options: LinearI8Options = {},
+): Tensor {
   return linearI8('linearW8A8', kernels.linear_w8a8, x, packed, scale, bias, options);
 }
 
 /** W8A16: int8 weights (scale per output), float32 activations. Shapes as linearW8A8. No gradient. */
-export function linearW8A16(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | null = null, options: LinearI8Options = {}): Tensor {
+export function linearW8A16(
+  x: Tensor,
+  packed: Tensor,
+  scale: Tensor,
+  bias: Tensor | null = null,
+  options: LinearI8Options = {},
+): Tensor {
   return linearI8('linearW8A16', kernels.linear_w8a16, x, packed, scale, bias, options);
 }
 
@@ -130,7 +155,10 @@ export function embeddingI8(ids: Tensor, weight: Tensor, scale: Tensor): Tensor 
  * Weights to int8 with one symmetric scale per row: q = clamp(round(w / s), -127, 127). With `clip`, the scale is the one
  * with the least Σ|w - q s|^2.4 among ranges shrunk by up to 20 %. weight (N, K) float32 → q (N, K) int8, scale (N).
  */
-export function quantizeWeightI8(weight: Tensor, options: { clip?: boolean } = {}): { q: Tensor; scale: Tensor } {
+export function quantizeWeightI8(
+  weight: Tensor,
+  options: { clip?: boolean } = {},
+): { q: Tensor; scale: Tensor } {
   check.tensor('quantizeWeightI8', 'weight', weight);
   check.knownOptions('quantizeWeightI8', options, ['clip']);
   check.rank('quantizeWeightI8', 'weight', weight, 2, '(N, K)');
@@ -138,7 +166,13 @@ export function quantizeWeightI8(weight: Tensor, options: { clip?: boolean } = {
   return tidy(() => {
     const q = empty(weight.shape, 'int8');
     const scale = empty([weight.shape[0]!], 'float32');
-    kernels.quantize_weight_i8(contiguous(weight.detach()), q, scale, (options.clip ?? true) ? 40 : 0, 0.2);
+    kernels.quantize_weight_i8(
+      contiguous(weight.detach()),
+      q,
+      scale,
+      (options.clip ?? true) ? 40 : 0,
+      0.2,
+    );
     return { q, scale };
   });
 }

@@ -35,7 +35,8 @@ function plan(op: string, x: Tensor, options: ReduceOptions): Plan {
   check.knownOptions(op, options, ['dim', 'keepdim', 'correction']);
   const dims = options.dim === undefined ? x.shape.map((_, i) => i) : [options.dim].flat();
   const axes = new Set((dims as number[]).map((d) => axis(op, d, x.rank)));
-  if (axes.size !== dims.length) throw new ShapeError(`${op}: an axis is named twice in ${format(dims as number[])}`);
+  if (axes.size !== dims.length)
+    throw new ShapeError(`${op}: an axis is named twice in ${format(dims as number[])}`);
   const kept = x.shape.map((_, i) => i).filter((i) => !axes.has(i));
   const keepShape = x.shape.map((d, i) => (axes.has(i) ? 1 : d));
   return {
@@ -51,8 +52,15 @@ function plan(op: string, x: Tensor, options: ReduceOptions): Plan {
 function run(kernel: (x: TensorArg, out: TensorArg) => void, x: Tensor, p: Plan): Tensor {
   return tidy(() => {
     const order = [...p.kept, ...[...p.axes].toSorted((a, b) => a - b)];
-    const view = x.view(order.map((i) => x.shape[i]!), order.map((i) => x.strides[i]!), x.offset);
-    const out = empty(p.kept.map((i) => x.shape[i]!), x.dtype);
+    const view = x.view(
+      order.map((i) => x.shape[i]!),
+      order.map((i) => x.strides[i]!),
+      x.offset,
+    );
+    const out = empty(
+      p.kept.map((i) => x.shape[i]!),
+      x.dtype,
+    );
     kernel(view, out);
     return reshape(out, p.shape);
   });
@@ -86,10 +94,19 @@ export function variance(x: Tensor, options: ReduceOptions & { correction?: numb
   });
 }
 
-function extremum(op: string, kernel: (x: TensorArg, out: TensorArg) => void, x: Tensor, options: ReduceOptions): Tensor {
+function extremum(
+  op: string,
+  kernel: (x: TensorArg, out: TensorArg) => void,
+  x: Tensor,
+  options: ReduceOptions,
+): Tensor {
   const p = plan(op, x, options);
-  if (p.count === 0) throw new ShapeError(`${op}: no elements to compare along ${format([...p.axes])} of ${format(x.shape)}`);
-  if (isHalf(x.dtype)) return tidy(() => restore(extremum(op, kernel, computable(x), options), x.dtype));
+  if (p.count === 0)
+    throw new ShapeError(
+      `${op}: no elements to compare along ${format([...p.axes])} of ${format(x.shape)}`,
+    );
+  if (isHalf(x.dtype))
+    return tidy(() => restore(extremum(op, kernel, computable(x), options), x.dtype));
   if (!isFloat(x.dtype) && x.dtype !== 'int32' && x.dtype !== 'int64')
     return tidy(() => cast(run(kernel, cast(x, 'int32'), p), x.dtype));
   const out = run(kernel, x, p);
@@ -98,7 +115,10 @@ function extremum(op: string, kernel: (x: TensorArg, out: TensorArg) => void, x:
   return record(out, { x }, { x, out }, (dy, s) => {
     // equal shares for all elements that reach the extremum
     const hit = cast(equal(s.x, reshape(s.out, p.keepShape)), dy.dtype);
-    const share = div(reshape(dy, p.keepShape), reshape(sum(hit, { dim: [...p.axes], keepdim: true }), p.keepShape));
+    const share = div(
+      reshape(dy, p.keepShape),
+      reshape(sum(hit, { dim: [...p.axes], keepdim: true }), p.keepShape),
+    );
     return { x: mul(hit, expand(share, shape)) };
   });
 }
@@ -125,8 +145,16 @@ export function argmax(x: Tensor, dim = -1): Tensor {
     kernels.argmax(last, out);
     // the axes that moved behind `at` come back in order
     const order = x.shape.map((_, i) => i).filter((i) => i !== at);
-    const moved = x.shape.map((_, i) => (i === at ? x.rank - 1 : i === x.rank - 1 ? at : i)).slice(0, -1);
-    return contiguous(out.view(order.map((i) => out.shape[moved.indexOf(i)]!), order.map((i) => out.strides[moved.indexOf(i)]!), 0));
+    const moved = x.shape
+      .map((_, i) => (i === at ? x.rank - 1 : i === x.rank - 1 ? at : i))
+      .slice(0, -1);
+    return contiguous(
+      out.view(
+        order.map((i) => out.shape[moved.indexOf(i)]!),
+        order.map((i) => out.strides[moved.indexOf(i)]!),
+        0,
+      ),
+    );
   });
 }
 

@@ -18,7 +18,8 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
   check.lastDim('rmsNorm', 'weight', x, weight);
   check.sameDtype('rmsNorm', x, weight, 'x and weight');
   check.number('rmsNorm', 'eps', eps, 0);
-  if (isHalf(x.dtype)) return tidy(() => restore(rmsNorm(cast(x, 'float32'), cast(weight, 'float32'), eps), x.dtype));
+  if (isHalf(x.dtype))
+    return tidy(() => restore(rmsNorm(cast(x, 'float32'), cast(weight, 'float32'), eps), x.dtype));
   return tidy(() => {
     const dense = contiguous(x.detach());
     const scale = contiguous(weight.detach());

@@ -16,7 +16,12 @@ import { expand, unsqueeze } from './view.js';
  * Rotates pairs of x by angles given as cosines and sines (arXiv 2104.09864): pairs are (i, i + D/2), as in Hugging
  * Face Llama, or (2i, 2i + 1) with `interleaved`. x (B, H, T, D), cos and sin (T, D/2) or (B, T, D/2) → (B, H, T, D)
  */
-export function rope(x: Tensor, cos: Tensor, sin: Tensor, options: { interleaved?: boolean } = {}): Tensor {
+export function rope(
+  x: Tensor,
+  cos: Tensor,
+  sin: Tensor,
+  options: { interleaved?: boolean } = {},
+): Tensor {
   check.tensor('rope', 'x', x);
   check.tensor('rope', 'cos', cos);
   check.tensor('rope', 'sin', sin);
@@ -25,15 +30,28 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor, options: { interleaved
   check.floatDtype('rope', x);
   const [b, , t, d] = x.shape as [number, number, number, number];
   if (d % 2 !== 0) throw new ShapeError(`rope: the head size must be even, got ${d}`);
-  if (isHalf(x.dtype)) return tidy(() => restore(rope(cast(x, 'float32'), cast(cos, 'float32'), cast(sin, 'float32'), options), x.dtype));
+  if (isHalf(x.dtype))
+    return tidy(() =>
+      restore(
+        rope(cast(x, 'float32'), cast(cos, 'float32'), cast(sin, 'float32'), options),
+        x.dtype,
+      ),
+    );
   check.sameDtype('rope', x, cos, 'x and cos');
   check.sameDtype('rope', x, sin, 'x and sin');
   const interleaved = options.interleaved ? 1 : 0;
   return tidy(() => {
     const angles = (name: string, a: Tensor): Tensor => {
       const wide = a.rank === 2 ? unsqueeze(a.detach(), 0) : a.detach();
-      if (wide.rank !== 3 || wide.shape[1] !== t || wide.shape[2] !== d / 2 || (wide.shape[0] !== b && wide.shape[0] !== 1))
-        throw new ShapeError(`rope: ${name} must have shape [${t}, ${d / 2}] or [${b}, ${t}, ${d / 2}], got ${format(a.shape)}`);
+      if (
+        wide.rank !== 3 ||
+        wide.shape[1] !== t ||
+        wide.shape[2] !== d / 2 ||
+        (wide.shape[0] !== b && wide.shape[0] !== 1)
+      )
+        throw new ShapeError(
+          `rope: ${name} must have shape [${t}, ${d / 2}] or [${b}, ${t}, ${d / 2}], got ${format(a.shape)}`,
+        );
       const dense = wide.strides[2] === 1 ? wide : clone(wide);
       return expand(dense, [b, t, d / 2]);
     };

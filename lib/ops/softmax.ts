@@ -15,14 +15,23 @@ import { transpose } from './view.js';
 type Forward = (x: TensorArg, out: TensorArg) => void;
 type Backward = (dy: TensorArg, y: TensorArg, dx: TensorArg) => void;
 
-function normalise(op: string, x: Tensor, dim: number, forward: Forward, backward: Backward): Tensor {
+function normalise(
+  op: string,
+  x: Tensor,
+  dim: number,
+  forward: Forward,
+  backward: Backward,
+): Tensor {
   check.tensor(op, 'x', x);
   check.minRank(op, x, 1);
   check.floatDtype(op, x);
-  if (isHalf(x.dtype)) return tidy(() => restore(normalise(op, cast(x, 'float32'), dim, forward, backward), x.dtype));
+  if (isHalf(x.dtype))
+    return tidy(() => restore(normalise(op, cast(x, 'float32'), dim, forward, backward), x.dtype));
   const at = axis(op, dim, x.rank);
   if (at !== x.rank - 1)
-    return tidy(() => transpose(normalise(op, transpose(x, at, -1), -1, forward, backward), at, -1));
+    return tidy(() =>
+      transpose(normalise(op, transpose(x, at, -1), -1, forward, backward), at, -1),
+    );
   return tidy(() => {
     const out = empty(x.shape, x.dtype);
     forward(contiguous(x.detach()), out);

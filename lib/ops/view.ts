@@ -4,7 +4,15 @@ import * as kernels from '../native/kernels.gen.js';
 import { empty, zeros } from '../tensor/create.js';
 import { ShapeError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
-import { axis, broadcastStrides, broadcastShapes, format, numel, reshapeStrides, sameShape } from '../tensor/shape.js';
+import {
+  axis,
+  broadcastStrides,
+  broadcastShapes,
+  format,
+  numel,
+  reshapeStrides,
+  sameShape,
+} from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { unbroadcast } from '../autograd/backward.js';
 import { contiguous } from './cast.js';
@@ -20,7 +28,9 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
     target[open] = known > 0 ? x.size / known : 0;
   }
   if (target.some((d) => !Number.isSafeInteger(d) || d < 0) || numel(target) !== x.size)
-    throw new ShapeError(`reshape: ${format(x.shape)} (${x.size} elements) does not fit ${format(shape)}`);
+    throw new ShapeError(
+      `reshape: ${format(x.shape)} (${x.size} elements) does not fit ${format(shape)}`,
+    );
   const strides = reshapeStrides(x.shape, x.strides, target);
   if (!strides) return tidy(() => reshape(contiguous(x), target));
   const out = x.view(target, strides, x.offset);
@@ -40,10 +50,19 @@ export function permute(x: Tensor, axes: readonly number[]): Tensor {
   check.tensor('permute', 'x', x);
   const order = axes.map((a) => axis('permute', a, x.rank));
   if (order.length !== x.rank || new Set(order).size !== x.rank)
-    throw new ShapeError(`permute: ${format(axes)} is not an order of the ${x.rank} axes of ${format(x.shape)}`);
-  const out = x.view(order.map((a) => x.shape[a]!), order.map((a) => x.strides[a]!), x.offset);
+    throw new ShapeError(
+      `permute: ${format(axes)} is not an order of the ${x.rank} axes of ${format(x.shape)}`,
+    );
+  const out = x.view(
+    order.map((a) => x.shape[a]!),
+    order.map((a) => x.strides[a]!),
+    x.offset,
+  );
   return record(out, { x }, {}, (dy) => ({
-    x: permute(dy, order.map((_, i) => order.indexOf(i))),
+    x: permute(
+      dy,
+      order.map((_, i) => order.indexOf(i)),
+    ),
   }));
 }
 
@@ -62,7 +81,9 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
   const lead = shape.length - x.rank;
   const target = shape.map((d, i) => (d === -1 && i >= lead ? x.shape[i - lead]! : d));
   if (lead < 0 || !sameShape(broadcastShapes('expand', x.shape, target), target))
-    throw new ShapeError(`expand: ${format(x.shape)} does not stretch to ${format(shape)}; only axes of size 1 can`);
+    throw new ShapeError(
+      `expand: ${format(x.shape)} does not stretch to ${format(shape)}; only axes of size 1 can`,
+    );
   const out = x.view(target, broadcastStrides(x.shape, x.strides, target), x.offset);
   const before = x.shape;
   return record(out, { x }, {}, (dy) => ({ x: unbroadcast(dy, before) }));
@@ -79,8 +100,14 @@ export function unsqueeze(x: Tensor, dim: number): Tensor {
 export function squeeze(x: Tensor, dim: number): Tensor {
   check.tensor('squeeze', 'x', x);
   const at = axis('squeeze', dim, x.rank);
-  if (x.shape[at] !== 1) throw new ShapeError(`squeeze: axis ${dim} of ${format(x.shape)} has size ${x.shape[at]}, expected 1`);
-  return reshape(x, x.shape.filter((_, i) => i !== at));
+  if (x.shape[at] !== 1)
+    throw new ShapeError(
+      `squeeze: axis ${dim} of ${format(x.shape)} has size ${x.shape[at]}, expected 1`,
+    );
+  return reshape(
+    x,
+    x.shape.filter((_, i) => i !== at),
+  );
 }
 
 /** Elements [start, end) of one axis; negative bounds count from the end. */
@@ -93,7 +120,11 @@ export function slice(x: Tensor, dim: number, start: number, end: number = Infin
     throw new ShapeError(`slice: expected integer bounds, got ${start} and ${end}`);
   const from = bound(start);
   const count = Math.max(0, bound(end) - from);
-  const out = x.view(x.shape.map((d, i) => (i === at ? count : d)), x.strides, x.offset + from * x.strides[at]!);
+  const out = x.view(
+    x.shape.map((d, i) => (i === at ? count : d)),
+    x.strides,
+    x.offset + from * x.strides[at]!,
+  );
   const before = x.shape;
   return record(out, { x }, {}, (dy) => {
     const dx = zeros(before, { dtype: dy.dtype });
@@ -109,7 +140,9 @@ export function select(x: Tensor, dim: number, index: number): Tensor {
   const length = x.shape[at]!;
   const i = index < 0 ? index + length : index;
   if (!Number.isInteger(i) || i < 0 || i >= length)
-    throw new ShapeError(`select: index ${index} is out of range for axis ${dim} of size ${length}`);
+    throw new ShapeError(
+      `select: index ${index} is out of range for axis ${dim} of size ${length}`,
+    );
   return tidy(() => squeeze(slice(x, at, i, i + 1), at));
 }
 
@@ -125,7 +158,9 @@ export function split(x: Tensor, sizes: number | readonly number[], dim = 0): Te
   }
   const total = pieces.reduce((a, b) => a + b, 0);
   if (total !== length || pieces.some((p) => !Number.isSafeInteger(p) || p < 0))
-    throw new ShapeError(`split: sizes ${format(pieces)} do not add up to ${length}, axis ${dim} of ${format(x.shape)}`);
+    throw new ShapeError(
+      `split: sizes ${format(pieces)} do not add up to ${length}, axis ${dim} of ${format(x.shape)}`,
+    );
   let start = 0;
   return pieces.map((size) => slice(x, at, start, (start += size)));
 }
@@ -139,10 +174,15 @@ export function concat(tensors: readonly Tensor[], dim = 0): Tensor {
   for (const t of tensors) {
     check.sameDtype('concat', first, t);
     if (t.rank !== first.rank || t.shape.some((d, i) => i !== at && d !== first.shape[i]))
-      throw new ShapeError(`concat: shapes ${tensors.map((x) => format(x.shape)).join(', ')} differ outside axis ${dim}`);
+      throw new ShapeError(
+        `concat: shapes ${tensors.map((x) => format(x.shape)).join(', ')} differ outside axis ${dim}`,
+      );
   }
   const sizes = tensors.map((t) => t.shape[at]!);
-  const out = empty(first.shape.map((d, i) => (i === at ? sizes.reduce((a, b) => a + b, 0) : d)), first.dtype);
+  const out = empty(
+    first.shape.map((d, i) => (i === at ? sizes.reduce((a, b) => a + b, 0) : d)),
+    first.dtype,
+  );
   tidy(() => {
     let start = 0;
     tensors.forEach((t, i) => kernels.copy(t, slice(out, at, start, (start += sizes[i]!))));
@@ -150,14 +190,21 @@ export function concat(tensors: readonly Tensor[], dim = 0): Tensor {
   const inputs = Object.fromEntries(tensors.map((t, i) => [`t${i}`, t]));
   return record(out, inputs, {}, (dy) => {
     let start = 0;
-    return Object.fromEntries(sizes.map((size, i) => [`t${i}`, slice(dy, at, start, (start += size))]));
+    return Object.fromEntries(
+      sizes.map((size, i) => [`t${i}`, slice(dy, at, start, (start += size))]),
+    );
   });
 }
 
 /** Tensors of one shape joined along a new axis. Copies. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   if (tensors.length === 0) throw new ShapeError('stack: expected at least one tensor');
-  return tidy(() => concat(tensors.map((t) => unsqueeze(t, dim)), dim));
+  return tidy(() =>
+    concat(
+      tensors.map((t) => unsqueeze(t, dim)),
+      dim,
+    ),
+  );
 }
 
 /** The lower triangle of the last two axes: zero where column > row + diagonal. Copies. */

@@ -46,11 +46,27 @@ export class AdamW {
       if (!grad) continue;
       let state = this.#state.get(p);
       if (!state) {
-        state = untracked(() => ({ m: zeros(p.shape, { dtype: p.dtype as 'float32' }), v: zeros(p.shape, { dtype: p.dtype as 'float32' }) }));
+        state = untracked(() => ({
+          m: zeros(p.shape, { dtype: p.dtype as 'float32' }),
+          v: zeros(p.shape, { dtype: p.dtype as 'float32' }),
+        }));
         this.#state.set(p, state);
       }
       const { m, v } = state;
-      tidy(() => kernels.adamw(p, contiguous(grad), m, v, this.lr, this.#betas[0], this.#betas[1], this.#eps, this.#weightDecay, this.#steps));
+      tidy(() =>
+        kernels.adamw(
+          p,
+          contiguous(grad),
+          m,
+          v,
+          this.lr,
+          this.#betas[0],
+          this.#betas[1],
+          this.#eps,
+          this.#weightDecay,
+          this.#steps,
+        ),
+      );
     }
   }
 

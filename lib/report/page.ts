@@ -33,8 +33,13 @@ ${body}
 }
 
 /** A table; cells are text. Columns named in `numeric` are right-aligned. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[], numeric: readonly number[] = []): string {
-  const cell = (tag: string, text: string, i: number): string => `<${tag}${numeric.includes(i) ? ' class="n"' : ''}>${escape(text)}</${tag}>`;
+export function table(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  numeric: readonly number[] = [],
+): string {
+  const cell = (tag: string, text: string, i: number): string =>
+    `<${tag}${numeric.includes(i) ? ' class="n"' : ''}>${escape(text)}</${tag}>`;
   return `<table><thead><tr>${header.map((h, i) => cell('th', h, i)).join('')}</tr></thead><tbody>${rows
     .map((r) => `<tr>${r.map((c, i) => cell('td', c, i)).join('')}</tr>`)
     .join('')}</tbody></table>`;

@@ -50,20 +50,28 @@ export interface Series {
 }
 
 /** Lines over a common x axis; axes may be logarithmic. */
-export function lineChart(title: string, series: readonly Series[], options: { x?: string; y?: string; logX?: boolean; logY?: boolean } = {}): string {
+export function lineChart(
+  title: string,
+  series: readonly Series[],
+  options: { x?: string; y?: string; logX?: boolean; logY?: boolean } = {},
+): string {
   const width = 680;
   const height = 320;
   const box = { left: 64, right: 20, top: 40, bottom: 48 };
   const scaleX = options.logX ? Math.log10 : (v: number) => v;
   const scaleY = options.logY ? Math.log10 : (v: number) => v;
-  const points = series.flatMap((s) => s.points).filter(([x, y]) => Number.isFinite(scaleX(x)) && Number.isFinite(scaleY(y)));
+  const points = series
+    .flatMap((s) => s.points)
+    .filter(([x, y]) => Number.isFinite(scaleX(x)) && Number.isFinite(scaleY(y)));
   if (points.length === 0) return frame(title, width, 80, '<text x="20" y="60">no data</text>');
   const xs = points.map(([x]) => scaleX(x));
   const ys = points.map(([, y]) => scaleY(y));
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   const [y0, y1] = [options.logY ? Math.min(...ys) : Math.min(0, ...ys), Math.max(...ys)];
-  const px = (x: number): number => box.left + ((scaleX(x) - x0) / (x1 - x0 || 1)) * (width - box.left - box.right);
-  const py = (y: number): number => height - box.bottom - ((scaleY(y) - y0) / (y1 - y0 || 1)) * (height - box.top - box.bottom);
+  const px = (x: number): number =>
+    box.left + ((scaleX(x) - x0) / (x1 - x0 || 1)) * (width - box.left - box.right);
+  const py = (y: number): number =>
+    height - box.bottom - ((scaleY(y) - y0) / (y1 - y0 || 1)) * (height - box.top - box.bottom);
   const ticks = Array.from({ length: 5 }, (_, i) => i / 4).map((f) => {
     const value = y0 + f * (y1 - y0);
     const shown = options.logY ? 10 ** value : value;
@@ -71,14 +79,28 @@ export function lineChart(title: string, series: readonly Series[], options: { x
     return `<line x1="${box.left}" x2="${width - box.right}" y1="${y}" y2="${y}" stroke="#ddd"/><text x="${box.left - 6}" y="${y + 4}" text-anchor="end">${compact(shown)}</text>`;
   });
   const xTicks = [...new Set(points.map(([x]) => x))].toSorted((a, b) => a - b);
-  const shownX = xTicks.length <= 8 ? xTicks : xTicks.filter((_, i) => i % Math.ceil(xTicks.length / 8) === 0);
-  const xLabels = shownX.map((x) => `<text x="${px(x).toFixed(1)}" y="${height - box.bottom + 16}" text-anchor="middle">${compact(x)}</text>`);
+  const shownX =
+    xTicks.length <= 8 ? xTicks : xTicks.filter((_, i) => i % Math.ceil(xTicks.length / 8) === 0);
+  const xLabels = shownX.map(
+    (x) =>
+      `<text x="${px(x).toFixed(1)}" y="${height - box.bottom + 16}" text-anchor="middle">${compact(x)}</text>`,
+  );
   const lines = series.map((s, i) => {
-    const path = s.points.map(([x, y], k) => `${k ? 'L' : 'M'}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join('');
-    const dots = s.points.map(([x, y]) => `<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colours[i % colours.length]}"/>`).join('');
+    const path = s.points
+      .map(([x, y], k) => `${k ? 'L' : 'M'}${px(x).toFixed(1)} ${py(y).toFixed(1)}`)
+      .join('');
+    const dots = s.points
+      .map(
+        ([x, y]) =>
+          `<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colours[i % colours.length]}"/>`,
+      )
+      .join('');
     return `<path d="${path}" fill="none" stroke="${colours[i % colours.length]}" stroke-width="2"/>${s.points.length <= 40 ? dots : ''}`;
   });
-  const legend = series.map((s, i) => `<text x="${box.left + 8 + i * 150}" y="${box.top - 6}" fill="${colours[i % colours.length]}">■ ${escape(s.name)}</text>`);
+  const legend = series.map(
+    (s, i) =>
+      `<text x="${box.left + 8 + i * 150}" y="${box.top - 6}" fill="${colours[i % colours.length]}">■ ${escape(s.name)}</text>`,
+  );
   const names = `<text x="${(box.left + width - box.right) / 2}" y="${height - 10}" text-anchor="middle">${escape(options.x ?? '')}</text><text x="14" y="${height / 2}" text-anchor="middle" transform="rotate(-90 14 ${height / 2})">${escape(options.y ?? '')}</text>`;
   return frame(title, width, height, [...ticks, ...xLabels, ...lines, ...legend, names].join(''));
 }

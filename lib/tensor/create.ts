@@ -20,10 +20,14 @@ export type NestedNumbers = number | boolean | readonly NestedNumbers[];
 function checkOptions(op: string, options: TensorOptions): DType {
   const dtype = options.dtype ?? 'float32';
   if (!Object.hasOwn(dtypes, dtype))
-    throw new DTypeError(`${op}: unknown dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(dtypes).join(', ')}`);
+    throw new DTypeError(
+      `${op}: unknown dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(dtypes).join(', ')}`,
+    );
   const device: string = options.device ?? 'cpu';
   if (device !== 'cpu' && device !== 'auto')
-    throw new DeviceError(`${op}: device ${JSON.stringify(device)} is not available; devices() lists those that are`);
+    throw new DeviceError(
+      `${op}: device ${JSON.stringify(device)} is not available; devices() lists those that are`,
+    );
   return dtype;
 }
 
@@ -33,7 +37,13 @@ function finish(tensor: Tensor, options: TensorOptions): Tensor {
 
 /** Uninitialised elements, for kernels to fill. */
 export function empty(shape: Shape, dtype: DType = 'float32'): Tensor {
-  return new Tensor(Storage.allocate(numel(shape) * dtypes[dtype].bytes), shape, contiguousStrides(shape), 0, dtype);
+  return new Tensor(
+    Storage.allocate(numel(shape) * dtypes[dtype].bytes),
+    shape,
+    contiguousStrides(shape),
+    0,
+    dtype,
+  );
 }
 
 /** Uninitialised, contiguous, with the shape and dtype of `x`. */
@@ -63,10 +73,15 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   const from = end === undefined ? 0 : start;
   const to = end === undefined ? start : end;
   if (!Number.isFinite(from) || !Number.isFinite(to) || !Number.isFinite(step) || step === 0)
-    throw new RangeError(`arange: expected finite bounds and a step other than 0, got (${from}, ${to}, ${step})`);
+    throw new RangeError(
+      `arange: expected finite bounds and a step other than 0, got (${from}, ${to}, ${step})`,
+    );
   const count = Math.max(0, Math.ceil((to - from) / step));
   checkShape('arange', [count]);
-  return tensor(Array.from({ length: count }, (_, i) => from + i * step), options);
+  return tensor(
+    Array.from({ length: count }, (_, i) => from + i * step),
+    options,
+  );
 }
 
 const arrayDTypes: [abstract new (...args: never[]) => TypedArray, DType][] = [
@@ -104,7 +119,9 @@ export function tensor(
       for (const item of value as readonly NestedNumbers[]) visit(item, depth + 1);
     } else {
       if (depth !== shape.length || (typeof value !== 'number' && typeof value !== 'boolean'))
-        throw new ShapeError(`tensor: expected ${depth < shape.length ? 'an array' : 'a number'} at depth ${depth}, got ${typeof value}`);
+        throw new ShapeError(
+          `tensor: expected ${depth < shape.length ? 'an array' : 'a number'} at depth ${depth}, got ${typeof value}`,
+        );
       flat.push(Number(value));
     }
   };
@@ -121,17 +138,25 @@ export function tensor(
   return fromArray(array, { ...options, dtype, shape: target }, direct);
 }
 
-function fromArray(values: ArrayBufferView, options: TensorOptions & { shape?: Shape }, native?: DType): Tensor {
+function fromArray(
+  values: ArrayBufferView,
+  options: TensorOptions & { shape?: Shape },
+  native?: DType,
+): Tensor {
   const own = native ?? arrayDTypes.find(([type]) => values instanceof type)?.[1];
   if (!own)
-    throw new DTypeError(`tensor: ${values.constructor.name} is not supported; use Float32Array, Float64Array, Int8Array, Uint8Array, Int32Array or BigInt64Array`);
+    throw new DTypeError(
+      `tensor: ${values.constructor.name} is not supported; use Float32Array, Float64Array, Int8Array, Uint8Array, Int32Array or BigInt64Array`,
+    );
   const dtype = options.dtype ?? own;
   checkOptions('tensor', { ...options, dtype });
   const count = (values as TypedArray).length;
   const shape = [...(options.shape ?? [count])];
   checkShape('tensor', shape);
   if (numel(shape) !== count)
-    throw new ShapeError(`tensor: shape ${format(shape)} needs ${numel(shape)} values, got ${count}`);
+    throw new ShapeError(
+      `tensor: shape ${format(shape)} needs ${numel(shape)} values, got ${count}`,
+    );
   const raw = new Tensor(Storage.from(values), shape, contiguousStrides(shape), 0, own);
   if (dtype === own) return finish(raw, options);
   const out = empty(shape, dtype);

@@ -45,11 +45,7 @@ export class OptionError extends RootsError {
 }
 
 /** A file that is missing, unreadable, malformed, or over a limit. */
-export class FileError extends RootsError {
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(code, message, options);
-  }
-}
+export class FileError extends RootsError {}
 
 /** A model configuration that cannot be built: unknown architecture, missing key, sizes that do not divide. */
 export class ConfigError extends RootsError {

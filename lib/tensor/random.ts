@@ -55,20 +55,27 @@ export function defaultGenerator(): Generator {
 function drawInto(op: string, shape: Shape, options: RandomOptions): [Tensor, Generator, number] {
   checkShape(op, shape);
   const dtype: DType = options.dtype ?? 'float32';
-  if (dtype !== 'float32' && dtype !== 'float64') throw new DTypeError(`${op}: expected float32 or float64, got ${dtype as string}`);
+  if (dtype !== 'float32' && dtype !== 'float64')
+    throw new DTypeError(`${op}: expected float32 or float64, got ${dtype as string}`);
   const generator = options.generator ?? shared;
   return [empty([...shape], dtype), generator, generator.take(numel(shape))];
 }
 
 /** Uniform in [low, high). */
-export function rand(shape: Shape, options: RandomOptions & { low?: number; high?: number } = {}): Tensor {
+export function rand(
+  shape: Shape,
+  options: RandomOptions & { low?: number; high?: number } = {},
+): Tensor {
   const [out, generator, start] = drawInto('rand', shape, options);
   kernels.random_uniform(out, generator.seed, start, options.low ?? 0, options.high ?? 1);
   return out;
 }
 
 /** Normal with the given mean and standard deviation. */
-export function randn(shape: Shape, options: RandomOptions & { mean?: number; std?: number } = {}): Tensor {
+export function randn(
+  shape: Shape,
+  options: RandomOptions & { mean?: number; std?: number } = {},
+): Tensor {
   const [out, generator, start] = drawInto('randn', shape, options);
   kernels.random_normal(out, generator.seed, start, options.mean ?? 0, options.std ?? 1);
   return out;

@@ -49,10 +49,13 @@ export function format(shape: Shape): string {
 
 /** A shape from the outside: non-negative integers whose product is exact. */
 export function checkShape(op: string, shape: Shape): void {
-  if (!Array.isArray(shape)) throw new ShapeError(`${op}: expected a shape (array of sizes), got ${typeof shape}`);
+  if (!Array.isArray(shape))
+    throw new ShapeError(`${op}: expected a shape (array of sizes), got ${typeof shape}`);
   for (const d of shape)
     if (!Number.isSafeInteger(d) || d < 0)
-      throw new RangeError(`${op}: sizes must be integers from 0 to 2^53 - 1, got ${format(shape)}`);
+      throw new RangeError(
+        `${op}: sizes must be integers from 0 to 2^53 - 1, got ${format(shape)}`,
+      );
   if (shape.length > 8) throw new ShapeError(`${op}: at most 8 axes, got ${shape.length}`);
   let n = 1;
   for (const d of shape) {

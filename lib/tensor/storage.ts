@@ -25,7 +25,8 @@ export class Storage {
   }
 
   retain(): this {
-    if (this.#references === 0) throw new DisposedError('the storage of this tensor has been disposed');
+    if (this.#references === 0)
+      throw new DisposedError('the storage of this tensor has been disposed');
     this.#references++;
     return this;
   }

@@ -93,7 +93,9 @@ export class Tensor {
   /** Marks a leaf as wanting a gradient, and returns it. */
   setRequiresGrad(value = true): this {
     if (value && dtypes[this.dtype].kind !== 'float')
-      throw new TypeError(`setRequiresGrad: only floating-point tensors have gradients, this one is ${this.dtype}`);
+      throw new TypeError(
+        `setRequiresGrad: only floating-point tensors have gradients, this one is ${this.dtype}`,
+      );
     this.requiresGrad = value;
     return this;
   }

@@ -18,15 +18,42 @@ const knownPatterns = new Set([
 
 const knownTypes = new Set([
   // normalizers
-  'NFD', 'NFKC', 'NFC', 'NFKD', 'Lowercase', 'Strip', 'StripAccents', 'Replace', 'BertNormalizer', 'Precompiled',
-  'Sequence', 'Prepend',
+  'NFD',
+  'NFKC',
+  'NFC',
+  'NFKD',
+  'Lowercase',
+  'Strip',
+  'StripAccents',
+  'Replace',
+  'BertNormalizer',
+  'Precompiled',
+  'Sequence',
+  'Prepend',
   // pre-tokenizers
-  'BertPreTokenizer', 'ByteLevel', 'Whitespace', 'WhitespaceSplit', 'Metaspace', 'CharDelimiterSplit', 'Split',
-  'Punctuation', 'Digits', 'FixedLength',
+  'BertPreTokenizer',
+  'ByteLevel',
+  'Whitespace',
+  'WhitespaceSplit',
+  'Metaspace',
+  'CharDelimiterSplit',
+  'Split',
+  'Punctuation',
+  'Digits',
+  'FixedLength',
   // models
-  'BPE', 'WordPiece', 'Unigram', 'WordLevel',
+  'BPE',
+  'WordPiece',
+  'Unigram',
+  'WordLevel',
   // post-processors and decoders
-  'TemplateProcessing', 'RobertaProcessing', 'BertProcessing', 'ByteFallback', 'Fuse', 'CTC', 'BPEDecoder',
+  'TemplateProcessing',
+  'RobertaProcessing',
+  'BertProcessing',
+  'ByteFallback',
+  'Fuse',
+  'CTC',
+  'BPEDecoder',
 ]);
 
 function refuse(what: string): never {
@@ -34,7 +61,9 @@ function refuse(what: string): never {
 }
 
 function isObject(value: JsonValue | undefined): value is JsonObject {
-  return value !== null && value !== undefined && typeof value === 'object' && !Array.isArray(value);
+  return (
+    value !== null && value !== undefined && typeof value === 'object' && !Array.isArray(value)
+  );
 }
 
 /**
@@ -43,7 +72,8 @@ function isObject(value: JsonValue | undefined): value is JsonObject {
  */
 function isTame(pattern: string): boolean {
   if (pattern.length > 2000 || /\\[1-9]|\\k</.test(pattern)) return false;
-  for (const match of pattern.matchAll(/\{(\d+)(?:,(\d*))?\}/g)) if (Number(match[1]) > 1000 || Number(match[2] ?? 0) > 1000) return false;
+  for (const match of pattern.matchAll(/\{(\d+)(?:,(\d*))?\}/g))
+    if (Number(match[1]) > 1000 || Number(match[2] ?? 0) > 1000) return false;
   const repeats: boolean[] = [false];
   let inClass = false;
   for (let i = 0; i < pattern.length; i++) {
@@ -74,10 +104,13 @@ function checkComponent(value: JsonValue | undefined, depth = 0): void {
   if (!isObject(value)) refuse('a component must be an object');
   if (depth > 8) refuse('components are nested too deeply');
   const { type } = value;
-  if (typeof type === 'string' && !knownTypes.has(type)) refuse(`unknown component type ${JSON.stringify(type.slice(0, 60))}`);
+  if (typeof type === 'string' && !knownTypes.has(type))
+    refuse(`unknown component type ${JSON.stringify(type.slice(0, 60))}`);
   const pattern = isObject(value['pattern']) ? value['pattern']['Regex'] : undefined;
   if (typeof pattern === 'string' && !knownPatterns.has(pattern) && !isTame(pattern))
-    refuse(`the pattern ${JSON.stringify(pattern.slice(0, 60))} could take unbounded time and is refused`);
+    refuse(
+      `the pattern ${JSON.stringify(pattern.slice(0, 60))} could take unbounded time and is refused`,
+    );
   for (const key of ['normalizers', 'pretokenizers', 'processors', 'decoders']) {
     const list = value[key];
     if (!Array.isArray(list)) continue;
@@ -88,7 +121,9 @@ function checkComponent(value: JsonValue | undefined, depth = 0): void {
 
 function checkId(id: JsonValue | undefined, token: string): number {
   if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id >= maxVocabulary)
-    refuse(`token ${JSON.stringify(token.slice(0, 60))} has id ${JSON.stringify(id)}; expected an integer from 0 to ${maxVocabulary - 1}`);
+    refuse(
+      `token ${JSON.stringify(token.slice(0, 60))} has id ${JSON.stringify(id)}; expected an integer from 0 to ${maxVocabulary - 1}`,
+    );
   return id;
 }
 
@@ -101,7 +136,9 @@ function checkVocabulary(file: JsonObject): Map<number, string> {
   const put = (token: string, id: number): void => {
     const other = byId.get(id);
     if (other !== undefined && other !== token)
-      refuse(`id ${id} belongs to both ${JSON.stringify(other.slice(0, 60))} and ${JSON.stringify(token.slice(0, 60))}`);
+      refuse(
+        `id ${id} belongs to both ${JSON.stringify(other.slice(0, 60))} and ${JSON.stringify(token.slice(0, 60))}`,
+      );
     tokens.set(token, id);
     byId.set(id, token);
   };
@@ -109,7 +146,8 @@ function checkVocabulary(file: JsonObject): Map<number, string> {
   if (Array.isArray(vocab)) {
     if (vocab.length > maxVocabulary) refuse('the vocabulary is too large');
     vocab.forEach((entry, id) => {
-      if (!Array.isArray(entry) || typeof entry[0] !== 'string') refuse('a vocabulary entry must be [token, score]');
+      if (!Array.isArray(entry) || typeof entry[0] !== 'string')
+        refuse('a vocabulary entry must be [token, score]');
       put(entry[0], id);
     });
   } else if (isObject(vocab)) {
@@ -119,24 +157,39 @@ function checkVocabulary(file: JsonObject): Map<number, string> {
   }
   const { merges } = model;
   if (merges !== undefined && !Array.isArray(merges)) refuse('model.merges must be an array');
-  const prefix = typeof model['continuing_subword_prefix'] === 'string' ? model['continuing_subword_prefix'] : '';
+  const prefix =
+    typeof model['continuing_subword_prefix'] === 'string'
+      ? model['continuing_subword_prefix']
+      : '';
   for (const merge of merges ?? []) {
     const pair = typeof merge === 'string' ? merge.split(' ') : merge;
-    if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== 'string' || typeof pair[1] !== 'string')
+    if (
+      !Array.isArray(pair) ||
+      pair.length !== 2 ||
+      typeof pair[0] !== 'string' ||
+      typeof pair[1] !== 'string'
+    )
       refuse(`a merge must name two tokens, got ${JSON.stringify(merge).slice(0, 60)}`);
     const [left, right] = pair as [string, string];
     const joined = left + (prefix && right.startsWith(prefix) ? right.slice(prefix.length) : right);
     if (!tokens.has(left) || !tokens.has(right) || !tokens.has(joined))
-      refuse(`the merge ${JSON.stringify(`${left} ${right}`.slice(0, 60))} uses tokens that are not in the vocabulary`);
+      refuse(
+        `the merge ${JSON.stringify(`${left} ${right}`.slice(0, 60))} uses tokens that are not in the vocabulary`,
+      );
   }
   const added = file['added_tokens'];
-  if (added !== undefined && added !== null && !Array.isArray(added)) refuse('added_tokens must be an array');
+  if (added !== undefined && added !== null && !Array.isArray(added))
+    refuse('added_tokens must be an array');
   if ((added?.length ?? 0) > 100_000) refuse('more than 100000 added tokens');
   for (const token of added ?? []) {
-    if (!isObject(token) || typeof token['content'] !== 'string') refuse('an added token needs content and id');
+    if (!isObject(token) || typeof token['content'] !== 'string')
+      refuse('an added token needs content and id');
     const id = checkId(token['id'], token['content']);
     const known = tokens.get(token['content']);
-    if (known !== undefined && known !== id) refuse(`added token ${JSON.stringify(token['content'].slice(0, 60))} has id ${id}, the vocabulary says ${known}`);
+    if (known !== undefined && known !== id)
+      refuse(
+        `added token ${JSON.stringify(token['content'].slice(0, 60))} has id ${id}, the vocabulary says ${known}`,
+      );
     put(token['content'], id);
   }
   return byId;
@@ -148,7 +201,12 @@ function supported(file: JsonObject): JsonObject {
   if (model['type'] !== 'WordLevel') return file;
   return {
     ...file,
-    model: { ...model, type: 'WordPiece', continuing_subword_prefix: '\u0000', max_input_chars_per_word: 1_000_000 },
+    model: {
+      ...model,
+      type: 'WordPiece',
+      continuing_subword_prefix: '\u0000',
+      max_input_chars_per_word: 1_000_000,
+    },
   };
 }
 
@@ -177,11 +235,14 @@ export class Tokenizer {
 
   private constructor(file: JsonObject, config: JsonObject, files: Map<string, Uint8Array>) {
     this.#byId = checkVocabulary(file);
-    for (const part of ['normalizer', 'pre_tokenizer', 'model', 'post_processor', 'decoder']) checkComponent(file[part]);
+    for (const part of ['normalizer', 'pre_tokenizer', 'model', 'post_processor', 'decoder'])
+      checkComponent(file[part]);
     this.#joinWords = file['decoder'] === null || file['decoder'] === undefined;
     this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
     this.#specialIds = new Set(
-      ((file['added_tokens'] ?? []) as JsonObject[]).filter((t) => t['special'] === true).map((t) => t['id'] as number),
+      ((file['added_tokens'] ?? []) as JsonObject[])
+        .filter((t) => t['special'] === true)
+        .map((t) => t['id'] as number),
     );
     this.#library = new Library(supported(file), config);
     this.files = files;
@@ -190,7 +251,8 @@ export class Tokenizer {
       const text = isObject(value) ? value['content'] : value;
       return typeof text === 'string' ? text : null;
     };
-    const idOf = (token: string | null): number | null => (token === null ? null : (this.tokenToId(token) ?? null));
+    const idOf = (token: string | null): number | null =>
+      token === null ? null : (this.tokenToId(token) ?? null);
     this.bosTokenId = idOf(special('bos_token'));
     this.eosTokenId = idOf(special('eos_token'));
     this.#padToken = special('pad_token');
@@ -211,14 +273,24 @@ export class Tokenizer {
   }
 
   /** From parsed tokenizer.json and tokenizer_config.json values. */
-  static fromJson(file: JsonObject, config: JsonObject = {}, files: Map<string, Uint8Array> = new Map()): Tokenizer {
-    if (!files.has('tokenizer.json')) files.set('tokenizer.json', new TextEncoder().encode(JSON.stringify(file)));
-    if (!files.has('tokenizer_config.json')) files.set('tokenizer_config.json', new TextEncoder().encode(JSON.stringify(config)));
+  static fromJson(
+    file: JsonObject,
+    config: JsonObject = {},
+    files: Map<string, Uint8Array> = new Map(),
+  ): Tokenizer {
+    if (!files.has('tokenizer.json'))
+      files.set('tokenizer.json', new TextEncoder().encode(JSON.stringify(file)));
+    if (!files.has('tokenizer_config.json'))
+      files.set('tokenizer_config.json', new TextEncoder().encode(JSON.stringify(config)));
     try {
       return new Tokenizer(file, config, files);
     } catch (error) {
       if (error instanceof FileError) throw error;
-      throw new FileError('ERR_FILE_FORMAT', `tokenizer.json: ${(error as Error).message.slice(0, 200)}`, { cause: error });
+      throw new FileError(
+        'ERR_FILE_FORMAT',
+        `tokenizer.json: ${(error as Error).message.slice(0, 200)}`,
+        { cause: error },
+      );
     }
   }
 
@@ -255,35 +327,60 @@ export class Tokenizer {
   }
 
   encode(text: string, options: EncodeOptions = {}): number[] {
-    if (typeof text !== 'string') throw new TypeError(`encode: expected a string, got ${typeof text}`);
+    if (typeof text !== 'string')
+      throw new TypeError(`encode: expected a string, got ${typeof text}`);
     return this.#library.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
   }
 
   decode(ids: readonly number[], options: DecodeOptions = {}): string {
     const skip = options.skipSpecialTokens ?? true;
     for (const id of ids)
-      if (!this.#byId.has(id)) throw new OptionError(`decode: id ${id} is not in the vocabulary of ${this.vocabSize} tokens`);
-    if (this.#joinWords) return ids.filter((id) => !(skip && this.isSpecial(id))).map((id) => this.#byId.get(id)!).join(' ');
+      if (!this.#byId.has(id))
+        throw new OptionError(
+          `decode: id ${id} is not in the vocabulary of ${this.vocabSize} tokens`,
+        );
+    if (this.#joinWords)
+      return ids
+        .filter((id) => !(skip && this.isSpecial(id)))
+        .map((id) => this.#byId.get(id)!)
+        .join(' ');
     if (ids.length === 0) return '';
     // the library would tidy up spaces by default: decoding must give back what was encoded
-    return this.#library.decode([...ids], { skip_special_tokens: skip, clean_up_tokenization_spaces: this.#cleanUp });
+    return this.#library.decode([...ids], {
+      skip_special_tokens: skip,
+      clean_up_tokenization_spaces: this.#cleanUp,
+    });
   }
 
   /**
    * Several texts as one rectangle of ids, padded on the chosen side, with a mask of 1 for real tokens.
    * Needs a pad token.
    */
-  encodeBatch(texts: readonly string[], options: EncodeOptions & { paddingSide?: 'left' | 'right' } = {}): { inputIds: number[][]; attentionMask: number[][] } {
+  encodeBatch(
+    texts: readonly string[],
+    options: EncodeOptions & { paddingSide?: 'left' | 'right' } = {},
+  ): { inputIds: number[][]; attentionMask: number[][] } {
     const rows = texts.map((t) => this.encode(t, options));
     const width = Math.max(0, ...rows.map((r) => r.length));
     const pad = this.padTokenId;
     if (pad === null && rows.some((r) => r.length !== width))
-      throw new OptionError('encodeBatch: this tokenizer has no pad token; set one, for example tokenizer.padToken = tokenizer.eosToken');
+      throw new OptionError(
+        'encodeBatch: this tokenizer has no pad token; set one, for example tokenizer.padToken = tokenizer.eosToken',
+      );
     const left = options.paddingSide === 'left';
-    const fill = (n: number, value: number): number[] => Array.from<number>({ length: n }).fill(value);
+    const fill = (n: number, value: number): number[] =>
+      Array.from<number>({ length: n }).fill(value);
     return {
-      inputIds: rows.map((r) => (left ? [...fill(width - r.length, pad ?? 0), ...r] : [...r, ...fill(width - r.length, pad ?? 0)])),
-      attentionMask: rows.map((r) => (left ? [...fill(width - r.length, 0), ...fill(r.length, 1)] : [...fill(r.length, 1), ...fill(width - r.length, 0)])),
+      inputIds: rows.map((r) =>
+        left
+          ? [...fill(width - r.length, pad ?? 0), ...r]
+          : [...r, ...fill(width - r.length, pad ?? 0)],
+      ),
+      attentionMask: rows.map((r) =>
+        left
+          ? [...fill(width - r.length, 0), ...fill(r.length, 1)]
+          : [...fill(r.length, 1), ...fill(width - r.length, 0)],
+      ),
     };
   }
 }

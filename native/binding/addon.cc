@@ -1,4 +1,5 @@
-// Module entry: one JavaScript function per kernel of kernels.def, and the functions for storage, devices and files.
+// Module entry: one JavaScript function per kernel of kernels.def, and the functions for storage, devices and
+// files.
 #include <napi.h>
 
 #include "binding/bind.h"
@@ -8,7 +9,8 @@ namespace {
 
 // KernelTable members are plain function pointers; this deduces the argument list for enqueue().
 template <class... Args>
-napi_value call_kernel(napi_env env, napi_callback_info info, Status (*KernelTable::*member)(const Context&, Args...)) {
+napi_value call_kernel(napi_env env, napi_callback_info info,
+                       Status (*KernelTable::*member)(const Context&, Args...)) {
   return enqueue<Args...>(env, info, member);
 }
 
@@ -23,7 +25,8 @@ napi_value kernel_function(napi_env env, napi_callback_info info) noexcept {
   }
 }
 
-void add_kernel(napi_env env, napi_value kernels, Environment* environment, const char* name, napi_callback callback) {
+void add_kernel(napi_env env, napi_value kernels, Environment* environment, const char* name,
+                napi_callback callback) {
   environment->kernel_calls.push_back(std::make_unique<KernelCall>(KernelCall{environment, name}));
   napi_value function;
   NAPI_THROW_IF_FAILED_VOID(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback,
@@ -34,11 +37,9 @@ void add_kernel(napi_env env, napi_value kernels, Environment* environment, cons
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* environment = new Environment(env);
   // Runs before the objects of this environment are finalized.
-  napi_add_env_cleanup_hook(
-      env, [](void* data) { delete static_cast<Environment*>(data); }, environment);
+  napi_add_env_cleanup_hook(env, [](void* data) { delete static_cast<Environment*>(data); }, environment);
   Napi::Object kernels = Napi::Object::New(env);
-#define KERNEL(name, ...) \
-  add_kernel(env, kernels, environment, #name, kernel_function<&KernelTable::name>);
+#define KERNEL(name, ...) add_kernel(env, kernels, environment, #name, kernel_function<&KernelTable::name>);
 #include "kernels.def"
 #undef KERNEL
   exports.Set("kernels", kernels);
@@ -53,7 +54,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 
 napi_value throw_error(napi_env env, const char* code, const std::string& message) {
   bool pending = false;
-  if (napi_is_exception_pending(env, &pending) == napi_ok && !pending) napi_throw_error(env, code, message.c_str());
+  if (napi_is_exception_pending(env, &pending) == napi_ok && !pending)
+    napi_throw_error(env, code, message.c_str());
   return nullptr;
 }
 

@@ -1,6 +1,7 @@
-// A kernel's C++ signature as a Node-API function. Each tensor takes two JavaScript arguments: its storage (External)
-// and its layout, a cached Float64Array [dtype, offset, rank, shape..., strides...]; an absent tensor is null, null.
-// "Native refuses": the view must lie inside a genuine storage; what a shape means is checked in lib/ops.
+// A kernel's C++ signature as a Node-API function. Each tensor takes two JavaScript arguments: its storage
+// (External) and its layout, a cached Float64Array [dtype, offset, rank, shape..., strides...]; an absent
+// tensor is null, null. "Native refuses": the view must lie inside a genuine storage; what a shape means is
+// checked in lib/ops.
 #pragma once
 
 #include <cmath>
@@ -27,7 +28,8 @@ struct Arguments {
 };
 
 // Fills a tensor from layout values; false unless every element of the view lies in [0, bytes).
-inline bool read_layout(const double* layout, size_t length, size_t bytes, Tensor* out, int64_t* offset_bytes) {
+inline bool read_layout(const double* layout, size_t length, size_t bytes, Tensor* out,
+                        int64_t* offset_bytes) {
   constexpr double kMaxExact = 9007199254740992.0;  // 2^53
   if (length < 3) return false;
   for (size_t i = 0; i < length; ++i)
@@ -47,7 +49,8 @@ inline bool read_layout(const double* layout, size_t length, size_t bytes, Tenso
       continue;
     }
     int64_t reach;
-    if (__builtin_mul_overflow(out->shape[i] - 1, out->strides[i], &reach) || __builtin_add_overflow(last, reach, &last))
+    if (__builtin_mul_overflow(out->shape[i] - 1, out->strides[i], &reach) ||
+        __builtin_add_overflow(last, reach, &last))
       return false;
   }
   const int64_t size = dtype_size(out->dtype);
@@ -67,7 +70,8 @@ inline void read_tensor(Arguments& a, Tensor* out) {
   napi_typedarray_type type;
   size_t length;
   void* layout;
-  if (napi_get_typedarray_info(a.env, a.values[a.next + 1], &type, &length, &layout, nullptr, nullptr) != napi_ok ||
+  if (napi_get_typedarray_info(a.env, a.values[a.next + 1], &type, &length, &layout, nullptr, nullptr) !=
+          napi_ok ||
       type != napi_float64_array)
     return a.fail("argument " + std::to_string(a.next + 1) + ": expected a layout (Float64Array)");
   int64_t offset;
@@ -94,8 +98,10 @@ inline OptionalTensor read_argument<OptionalTensor>(Arguments& a) {
   OptionalTensor tensor;
   if (!a.failed) {
     napi_valuetype type;
-    if (napi_typeof(a.env, a.values[a.next], &type) == napi_ok && type == napi_null) tensor.rank = -1;
-    else read_tensor(a, &tensor);
+    if (napi_typeof(a.env, a.values[a.next], &type) == napi_ok && type == napi_null)
+      tensor.rank = -1;
+    else
+      read_tensor(a, &tensor);
   }
   a.next += 2;
   return tensor;
@@ -113,8 +119,8 @@ inline double read_argument<double>(Arguments& a) {
 template <>
 inline int64_t read_argument<int64_t>(Arguments& a) {
   double value = 0;
-  if (!a.failed && (napi_get_value_double(a.env, a.values[a.next], &value) != napi_ok || value != std::floor(value) ||
-                    std::fabs(value) > 9007199254740991.0))
+  if (!a.failed && (napi_get_value_double(a.env, a.values[a.next], &value) != napi_ok ||
+                    value != std::floor(value) || std::fabs(value) > 9007199254740991.0))
     a.fail("argument " + std::to_string(a.next) + ": expected a safe integer");
   a.next += 1;
   return a.failed ? 0 : static_cast<int64_t>(value);
@@ -155,7 +161,8 @@ class KernelTask final : public Task {
 };
 
 template <class... Args>
-napi_value enqueue(napi_env env, napi_callback_info info, Status (*KernelTable::*member)(const Context&, Args...)) {
+napi_value enqueue(napi_env env, napi_callback_info info,
+                   Status (*KernelTable::*member)(const Context&, Args...)) {
   constexpr size_t kSlots = (size_t{0} + ... + argument_slots<Args>);
   napi_value values[kSlots];
   size_t count = kSlots;
@@ -163,7 +170,9 @@ napi_value enqueue(napi_env env, napi_callback_info info, Status (*KernelTable::
   if (napi_get_cb_info(env, info, &count, values, nullptr, &data) != napi_ok) return nullptr;
   auto* call = static_cast<KernelCall*>(data);
   if (count < kSlots)
-    return throw_error(env, "ERR_ROOTS_NATIVE", std::string(call->name) + ": expected " + std::to_string(kSlots) + " arguments, got " + std::to_string(count));
+    return throw_error(env, "ERR_ROOTS_NATIVE",
+                       std::string(call->name) + ": expected " + std::to_string(kSlots) + " arguments, got " +
+                           std::to_string(count));
   Storage* held[KernelTask<Args...>::kTensors > 0 ? KernelTask<Args...>::kTensors : 1];
   Arguments arguments{env, values, call->name, held};
   // braces: evaluated left to right
@@ -171,7 +180,8 @@ napi_value enqueue(napi_env env, napi_callback_info info, Status (*KernelTable::
   if (arguments.failed) return nullptr;
   Stream& stream = call->environment->stream;
   const auto kernel = devices()[0].backend->kernels()->*member;
-  stream.submit(std::make_unique<KernelTask<Args...>>(kernel, call->name, std::move(converted), held, arguments.held_count));
+  stream.submit(std::make_unique<KernelTask<Args...>>(kernel, call->name, std::move(converted), held,
+                                                      arguments.held_count));
   if (stream.runs_inline()) {
     const std::string error = stream.take_error();
     if (!error.empty()) return throw_error(env, "ERR_ROOTS_NATIVE", error);

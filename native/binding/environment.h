@@ -1,5 +1,5 @@
-// What one Node environment (the main thread or a worker) owns: its stream, its pending promises. Nothing here is
-// shared between environments.
+// What one Node environment (the main thread or a worker) owns: its stream, its pending promises. Nothing
+// here is shared between environments.
 #pragma once
 
 #include <napi.h>
@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "runtime/backends.h"
-#include "runtime/stream.h"
 #include "runtime/storage.h"
+#include "runtime/stream.h"
 
 namespace roots {
 

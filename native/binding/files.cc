@@ -1,5 +1,5 @@
-// Untrusted bytes: strict JSON validation and safetensors headers. Each file is opened once, must be a regular file,
-// and is read by its descriptor. Reading runs on a worker thread and returns a promise.
+// Untrusted bytes: strict JSON validation and safetensors headers. Each file is opened once, must be a
+// regular file, and is read by its descriptor. Reading runs on a worker thread and returns a promise.
 #include <fcntl.h>
 #include <napi.h>
 #include <sys/stat.h>
@@ -25,8 +25,12 @@ struct FileError {
 template <class Result>
 class AsyncFile final : public Napi::AsyncWorker {
  public:
-  AsyncFile(Napi::Env env, std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert)
-      : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work)), convert_(std::move(convert)) {}
+  AsyncFile(Napi::Env env, std::function<Result()> work,
+            std::function<Napi::Value(Napi::Env, Result&)> convert)
+      : Napi::AsyncWorker(env),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        work_(std::move(work)),
+        convert_(std::move(convert)) {}
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
@@ -59,7 +63,9 @@ class Descriptor {
  public:
   explicit Descriptor(const std::string& path) {
     fd_ = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (fd_ < 0) throw FileError{errno == ENOENT ? "ERR_FILE_NOT_FOUND" : "ERR_FILE_ACCESS", std::string(strerror(errno))};
+    if (fd_ < 0)
+      throw FileError{errno == ENOENT ? "ERR_FILE_NOT_FOUND" : "ERR_FILE_ACCESS",
+                      std::string(strerror(errno))};
     struct stat info;
     if (fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
       close(fd_);
@@ -106,13 +112,16 @@ OpenedFile open_safetensors(const std::string& path) {
   for (int i = 7; i >= 0; --i) length = length << 8 | raw[i];
   if (length == 0) throw FileError{"ERR_FILE_FORMAT", "header length is 0"};
   if (length > kMaxHeaderBytes)
-    throw FileError{"ERR_FILE_LIMIT", "header length " + std::to_string(length) + " exceeds the limit of 100000000 bytes"};
+    throw FileError{"ERR_FILE_LIMIT",
+                    "header length " + std::to_string(length) + " exceeds the limit of 100000000 bytes"};
   if (length > size - 8)
-    throw FileError{"ERR_FILE_FORMAT", "header length " + std::to_string(length) + " exceeds the " + std::to_string(size - 8) + " bytes of the file"};
+    throw FileError{"ERR_FILE_FORMAT", "header length " + std::to_string(length) + " exceeds the " +
+                                           std::to_string(size - 8) + " bytes of the file"};
   std::string header(length, '\0');
   opened.file->read(header.data(), length, 8);
   opened.data_start = 8 + length;
-  const ParseError error = parse_safetensors_header(header.data(), header.size(), size - opened.data_start, &opened.header);
+  const ParseError error =
+      parse_safetensors_header(header.data(), header.size(), size - opened.data_start, &opened.header);
   if (error.verdict != Verdict::ok)
     throw FileError{error.verdict == Verdict::limit ? "ERR_FILE_LIMIT" : "ERR_FILE_FORMAT", error.message};
   return opened;
@@ -133,9 +142,11 @@ struct OpenFile {
 constexpr napi_type_tag kFileTag = {0x726f6f74732d7374ull, 0x66696c652d313233ull};
 
 Napi::Value open_file(const Napi::CallbackInfo& info) {
-  if (info.Length() < 1 || !info[0].IsString()) throw Napi::TypeError::New(info.Env(), "openSafetensors: expected a path");
+  if (info.Length() < 1 || !info[0].IsString())
+    throw Napi::TypeError::New(info.Env(), "openSafetensors: expected a path");
   const std::string path = info[0].As<Napi::String>().Utf8Value();
-  if (path.find('\0') != std::string::npos) throw Napi::TypeError::New(info.Env(), "openSafetensors: the path contains NUL");
+  if (path.find('\0') != std::string::npos)
+    throw Napi::TypeError::New(info.Env(), "openSafetensors: the path contains NUL");
   auto* worker = new AsyncFile<OpenedFile>(
       info.Env(), [path] { return open_safetensors(path); },
       [](Napi::Env env, OpenedFile& opened) -> Napi::Value {
@@ -145,7 +156,8 @@ Napi::Value open_file(const Napi::CallbackInfo& info) {
         napi_type_tag_object(env, handle, &kFileTag);
         out.Set("file", handle);
         const auto& tensors = opened.header.tensors;
-        Napi::Array names = Napi::Array::New(env, tensors.size()), dtypes = Napi::Array::New(env, tensors.size());
+        Napi::Array names = Napi::Array::New(env, tensors.size()),
+                    dtypes = Napi::Array::New(env, tensors.size());
         Napi::Array shapes = Napi::Array::New(env, tensors.size());
         Napi::Array offsets = Napi::Array::New(env, tensors.size());
         for (uint32_t i = 0; i < tensors.size(); ++i) {
@@ -153,7 +165,8 @@ Napi::Value open_file(const Napi::CallbackInfo& info) {
           names.Set(i, tensors[i].name);
           dtypes.Set(i, tensors[i].dtype);
           Napi::Array shape = Napi::Array::New(env, tensors[i].shape.size());
-          for (uint32_t d = 0; d < tensors[i].shape.size(); ++d) shape.Set(d, to_js(env, tensors[i].shape[d]));
+          for (uint32_t d = 0; d < tensors[i].shape.size(); ++d)
+            shape.Set(d, to_js(env, tensors[i].shape[d]));
           shapes.Set(i, shape);
           Napi::Array range = Napi::Array::New(env, 2);
           range.Set(uint32_t{0}, to_js(env, tensors[i].begin));
@@ -184,7 +197,8 @@ Napi::Value open_file(const Napi::CallbackInfo& info) {
 
 struct Nothing {};
 
-// readSafetensors(file, begin, end, storage): data bytes [begin, end) into a storage of that size, just created.
+// readSafetensors(file, begin, end, storage): data bytes [begin, end) into a storage of that size, just
+// created.
 Napi::Value read_file(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   int64_t begin, end;
@@ -204,7 +218,8 @@ Napi::Value read_file(const Napi::CallbackInfo& info) {
   auto* worker = new AsyncFile<Nothing>(
       env,
       [file, begin, end, held] {
-        file.file->read(held->data(), static_cast<uint64_t>(end - begin), file.data_start + static_cast<uint64_t>(begin));
+        file.file->read(held->data(), static_cast<uint64_t>(end - begin),
+                        file.data_start + static_cast<uint64_t>(begin));
         return Nothing{};
       },
       [](Napi::Env e, Nothing&) -> Napi::Value { return e.Undefined(); });
@@ -221,7 +236,8 @@ Napi::Value validate(const Napi::CallbackInfo& info) {
     throw Napi::TypeError::New(env, "validateJson: expected (bytes, maxDepth)");
   const auto bytes = info[0].As<Napi::Uint8Array>();
   size_t position = 0;
-  const char* error = validate_json(reinterpret_cast<const char*>(bytes.Data()), bytes.ByteLength(), static_cast<int>(depth), &position);
+  const char* error = validate_json(reinterpret_cast<const char*>(bytes.Data()), bytes.ByteLength(),
+                                    static_cast<int>(depth), &position);
   if (!error) return env.Null();
   Napi::Array out = Napi::Array::New(env, 2);
   out.Set(uint32_t{0}, error);

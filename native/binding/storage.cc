@@ -1,5 +1,5 @@
-// Storages as JavaScript Externals: create, fill, read, dispose. V8 is told about every byte, so that its collector
-// knows what an unreachable tensor is worth.
+// Storages as JavaScript Externals: create, fill, read, dispose. V8 is told about every byte, so that its
+// collector knows what an unreachable tensor is worth.
 #include <cstring>
 
 #include "binding/environment.h"
@@ -51,8 +51,9 @@ Storage* allocate_or_throw(napi_env env, int64_t bytes) {
   if (!storage) {
     const MemoryStats stats = devices()[0].allocator->stats();
     throw_error(env, "ERR_OUT_OF_MEMORY",
-                "out of memory on cpu: " + megabytes(bytes) + " asked for, " + megabytes(stats.live_bytes) + " of " +
-                    megabytes(stats.limit_bytes) + " in use in " + std::to_string(stats.live_blocks) +
+                "out of memory on cpu: " + megabytes(bytes) + " asked for, " + megabytes(stats.live_bytes) +
+                    " of " + megabytes(stats.limit_bytes) + " in use in " +
+                    std::to_string(stats.live_blocks) +
                     " storages; dispose tensors, use tidy(), or raise the limit with setMemoryLimit()");
   }
   return storage;
@@ -81,7 +82,8 @@ napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
   size_t count = 1;
   if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
   int64_t bytes;
-  if (count < 1 || !to_size(env, argument, &bytes)) return throw_error(env, "ERR_ROOTS_NATIVE", "createStorage: expected a size in bytes");
+  if (count < 1 || !to_size(env, argument, &bytes))
+    return throw_error(env, "ERR_ROOTS_NATIVE", "createStorage: expected a size in bytes");
   Storage* storage = allocate_or_throw(env, bytes);
   return storage ? wrap(env, storage) : nullptr;
 }
@@ -104,7 +106,8 @@ napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
 napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   napi_value argument;
   size_t count = 1;
-  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok || count < 1) return nullptr;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok || count < 1)
+    return nullptr;
   void* data;
   if (napi_get_value_external(env, argument, &data) != napi_ok || !data ||
       static_cast<StorageHandle*>(data)->magic != StorageHandle::kMagic)
@@ -119,7 +122,8 @@ struct ReadRequest {
   int64_t offset = 0;
 };
 
-bool read_request(napi_env env, const napi_value* arguments, void** target, size_t* bytes, ReadRequest* request) {
+bool read_request(napi_env env, const napi_value* arguments, void** target, size_t* bytes,
+                  ReadRequest* request) {
   StorageHandle* handle = storage_of(env, arguments[0]);
   if (!handle) return false;
   if (!to_size(env, arguments[1], &request->offset) || !bytes_of(env, arguments[2], target, bytes)) {
@@ -177,7 +181,9 @@ void settle(napi_env env, napi_value, void*, void* data) noexcept {
         bytes_of(env, target, &to, &bytes)) {
       // detached or shrunk meanwhile: copy no more than there is
       const size_t available = read->storage->bytes() - static_cast<size_t>(read->offset);
-      if (bytes > 0) memcpy(to, static_cast<char*>(read->storage->data()) + read->offset, bytes < available ? bytes : available);
+      if (bytes > 0)
+        memcpy(to, static_cast<char*>(read->storage->data()) + read->offset,
+               bytes < available ? bytes : available);
       value = target;
     }
     napi_delete_reference(env, read->target);
@@ -195,7 +201,8 @@ void settle(napi_env env, napi_value, void*, void* data) noexcept {
   read->environment->remove_pending();
 }
 
-// read(handle, offset, typedArray): Promise of the array, filled. Without arguments: a promise that everything ran.
+// read(handle, offset, typedArray): Promise of the array, filled. Without arguments: a promise that
+// everything ran.
 napi_value read_async(napi_env env, napi_callback_info info) noexcept {
   napi_value arguments[3];
   size_t count = 3;
@@ -233,7 +240,8 @@ napi_value read_sync(napi_env env, napi_callback_info info) noexcept {
   environment->stream.synchronize();
   const std::string error = environment->stream.take_error();
   if (!error.empty()) return throw_error(env, "ERR_ROOTS_NATIVE", error);
-  if (request.storage && bytes > 0) memcpy(target, static_cast<char*>(request.storage->data()) + request.offset, bytes);
+  if (request.storage && bytes > 0)
+    memcpy(target, static_cast<char*>(request.storage->data()) + request.offset, bytes);
   return nullptr;
 }
 
@@ -257,8 +265,8 @@ StorageHandle* storage_of(napi_env env, napi_value value) {
 Environment::Environment(napi_env e) : env(e) {
   napi_value name;
   NAPI_THROW_IF_FAILED_VOID(env, napi_create_string_utf8(env, "roots completions", NAPI_AUTO_LENGTH, &name));
-  NAPI_THROW_IF_FAILED_VOID(env, napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
-                                                                 nullptr, settle, &completions));
+  NAPI_THROW_IF_FAILED_VOID(env, napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr,
+                                                                 nullptr, nullptr, settle, &completions));
   napi_unref_threadsafe_function(env, completions);
 }
 
@@ -279,7 +287,8 @@ void Environment::remove_pending() {
 void register_storage(Napi::Env env, Napi::Object exports, Environment* environment) {
   const auto add = [&](const char* name, napi_callback callback) {
     napi_value function;
-    NAPI_THROW_IF_FAILED_VOID(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, environment, &function));
+    NAPI_THROW_IF_FAILED_VOID(
+        env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, environment, &function));
     NAPI_THROW_IF_FAILED_VOID(env, napi_set_named_property(env, exports, name, function));
   };
   add("createStorage", create_storage);

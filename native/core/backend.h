@@ -12,8 +12,8 @@ namespace roots {
 enum class CopyKind : int32_t { host_to_device = 0, device_to_host = 1, device_to_device = 2 };
 
 struct Backend {
-  uint64_t abi;      // kernel_abi_hash() of the build that made this backend
-  const char* name;  // "cpu", "cuda"
+  uint64_t abi;               // kernel_abi_hash() of the build that made this backend
+  const char* name;           // "cpu", "cuda"
   int32_t (*device_count)();  // 0, with last_error() set, when the driver is missing
   // Device memory. Blocks are at least 64-byte aligned; contents are undefined.
   Status (*allocate)(size_t bytes, void** out);

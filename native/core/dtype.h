@@ -12,16 +12,12 @@ constexpr int32_t kNumDTypes = 9;
 constexpr int64_t dtype_size(DType t) {
   switch (t) {
     case DType::f64:
-    case DType::i64:
-      return 8;
+    case DType::i64: return 8;
     case DType::f32:
-    case DType::i32:
-      return 4;
+    case DType::i32: return 4;
     case DType::bf16:
-    case DType::f16:
-      return 2;
-    default:
-      return 1;
+    case DType::f16: return 2;
+    default: return 1;
   }
 }
 

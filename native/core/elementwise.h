@@ -1,10 +1,13 @@
-// Unary and binary formulas, written once. V is a vector of the compiled instruction set (or a plain number on a
-// GPU); the functions it needs (exp, log, sqrt, fma, select, abs, max, min) are found beside V by its namespace.
+// Unary and binary formulas, written once. V is a vector of the compiled instruction set (or a plain number
+// on a GPU); the functions it needs (exp, log, sqrt, fma, select, abs, max, min) are found beside V by its
+// namespace.
 //
 // A new unary function: a struct here with forward(x) and derivative(x), and UNARY(name) in kernels.def.
 #pragma once
 
-#define ROOTS_FORMULA template <class V> static inline __attribute__((always_inline)) V
+#define ROOTS_FORMULA \
+  template <class V>  \
+  static inline __attribute__((always_inline)) V
 
 namespace roots {
 namespace formula {
@@ -57,7 +60,9 @@ struct helpers {
   }
 
   // d/dx erf(x) = 2/sqrt(pi) e^(-x^2)
-  ROOTS_FORMULA erf_derivative(V x) { return V(1.12837916709551257390) * exp(-(x * x)); }
+  ROOTS_FORMULA erf_derivative(V x) {
+    return V(1.12837916709551257390) * exp(-(x * x));
+  }
 
   // ln(1 + y) for 0 <= y <= 1 without losing small y: ln(u) * y / (u - 1) with u = 1 + y.
   ROOTS_FORMULA log1p(V y) {
@@ -74,69 +79,118 @@ struct helpers {
 };
 
 struct exp_formula {
-  ROOTS_FORMULA forward(V x) { return exp(x); }
-  ROOTS_FORMULA derivative(V x) { return exp(x); }
+  ROOTS_FORMULA forward(V x) {
+    return exp(x);
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return exp(x);
+  }
 };
 struct log_formula {
-  ROOTS_FORMULA forward(V x) { return log(x); }
-  ROOTS_FORMULA derivative(V x) { return V(1) / x; }
+  ROOTS_FORMULA forward(V x) {
+    return log(x);
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return V(1) / x;
+  }
 };
 struct sqrt_formula {
-  ROOTS_FORMULA forward(V x) { return sqrt(x); }
-  ROOTS_FORMULA derivative(V x) { return V(0.5) / sqrt(x); }
+  ROOTS_FORMULA forward(V x) {
+    return sqrt(x);
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return V(0.5) / sqrt(x);
+  }
 };
 struct rsqrt_formula {
-  ROOTS_FORMULA forward(V x) { return V(1) / sqrt(x); }
-  ROOTS_FORMULA derivative(V x) { return V(-0.5) / (x * sqrt(x)); }
+  ROOTS_FORMULA forward(V x) {
+    return V(1) / sqrt(x);
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return V(-0.5) / (x * sqrt(x));
+  }
 };
 struct reciprocal_formula {
-  ROOTS_FORMULA forward(V x) { return V(1) / x; }
-  ROOTS_FORMULA derivative(V x) { return V(-1) / (x * x); }
+  ROOTS_FORMULA forward(V x) {
+    return V(1) / x;
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return V(-1) / (x * x);
+  }
 };
 struct square_formula {
-  ROOTS_FORMULA forward(V x) { return x * x; }
-  ROOTS_FORMULA derivative(V x) { return x + x; }
+  ROOTS_FORMULA forward(V x) {
+    return x * x;
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return x + x;
+  }
 };
 struct abs_formula {
-  ROOTS_FORMULA forward(V x) { return abs(x); }
+  ROOTS_FORMULA forward(V x) {
+    return abs(x);
+  }
   // 0 at 0
   ROOTS_FORMULA derivative(V x) {
-    return helpers::pick(x > V(0), V(1), helpers::pick(x < V(0), V(-1), helpers::pick(x == V(0), V(0), x, x), x), x);
+    return helpers::pick(x > V(0), V(1),
+                         helpers::pick(x < V(0), V(-1), helpers::pick(x == V(0), V(0), x, x), x), x);
   }
 };
 struct neg_formula {
-  ROOTS_FORMULA forward(V x) { return -x; }
-  ROOTS_FORMULA derivative(V) { return V(-1); }
+  ROOTS_FORMULA forward(V x) {
+    return -x;
+  }
+  ROOTS_FORMULA derivative(V) {
+    return V(-1);
+  }
 };
 struct tanh_formula {
-  ROOTS_FORMULA forward(V x) { return helpers::tanh(x); }
+  ROOTS_FORMULA forward(V x) {
+    return helpers::tanh(x);
+  }
   ROOTS_FORMULA derivative(V x) {
     const V t = helpers::tanh(x);
     return V(1) - t * t;
   }
 };
 struct sigmoid_formula {
-  ROOTS_FORMULA forward(V x) { return helpers::sigmoid(x); }
+  ROOTS_FORMULA forward(V x) {
+    return helpers::sigmoid(x);
+  }
   ROOTS_FORMULA derivative(V x) {
     const V s = helpers::sigmoid(x);
     return s * (V(1) - s);
   }
 };
 struct erf_formula {
-  ROOTS_FORMULA forward(V x) { return helpers::erf(x); }
-  ROOTS_FORMULA derivative(V x) { return helpers::erf_derivative(x); }
+  ROOTS_FORMULA forward(V x) {
+    return helpers::erf(x);
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return helpers::erf_derivative(x);
+  }
 };
 // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|)
 struct softplus_formula {
-  ROOTS_FORMULA forward(V x) { return max(x, V(0)) + helpers::log1p(exp(-abs(x))); }
-  ROOTS_FORMULA derivative(V x) { return helpers::sigmoid(x); }
+  ROOTS_FORMULA forward(V x) {
+    return max(x, V(0)) + helpers::log1p(exp(-abs(x)));
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return helpers::sigmoid(x);
+  }
 };
 struct relu_formula {
-  ROOTS_FORMULA forward(V x) { return max(x, V(0)); }
-  ROOTS_FORMULA derivative(V x) { return helpers::pick(x > V(0), V(1), V(0), x); }
+  ROOTS_FORMULA forward(V x) {
+    return max(x, V(0));
+  }
+  ROOTS_FORMULA derivative(V x) {
+    return helpers::pick(x > V(0), V(1), V(0), x);
+  }
 };
 struct silu_formula {
-  ROOTS_FORMULA forward(V x) { return x * helpers::sigmoid(x); }
+  ROOTS_FORMULA forward(V x) {
+    return x * helpers::sigmoid(x);
+  }
   ROOTS_FORMULA derivative(V x) {
     const V s = helpers::sigmoid(x);
     return s * fma(x, V(1) - s, V(1));
@@ -159,7 +213,9 @@ struct gelu_tanh_formula {
     const V z = x * x;
     return x * fma(z, V(2 * 0.79788456080286535588 * 0.044715), V(2 * 0.79788456080286535588));
   }
-  ROOTS_FORMULA forward(V x) { return x * helpers::sigmoid(two_u(x)); }
+  ROOTS_FORMULA forward(V x) {
+    return x * helpers::sigmoid(two_u(x));
+  }
   ROOTS_FORMULA derivative(V x) {
     const V s = helpers::sigmoid(two_u(x));
     const V slope = fma(x * x, V(6 * 0.79788456080286535588 * 0.044715), V(2 * 0.79788456080286535588));
@@ -168,30 +224,42 @@ struct gelu_tanh_formula {
 };
 
 struct add_formula {
-  ROOTS_FORMULA apply(V a, V b) { return a + b; }
+  ROOTS_FORMULA apply(V a, V b) {
+    return a + b;
+  }
 };
 struct sub_formula {
-  ROOTS_FORMULA apply(V a, V b) { return a - b; }
+  ROOTS_FORMULA apply(V a, V b) {
+    return a - b;
+  }
 };
 struct mul_formula {
-  ROOTS_FORMULA apply(V a, V b) { return a * b; }
+  ROOTS_FORMULA apply(V a, V b) {
+    return a * b;
+  }
 };
 struct div_formula {
-  ROOTS_FORMULA apply(V a, V b) { return a / b; }
+  ROOTS_FORMULA apply(V a, V b) {
+    return a / b;
+  }
 };
 struct maximum_formula {
-  ROOTS_FORMULA apply(V a, V b) { return max(a, b); }
+  ROOTS_FORMULA apply(V a, V b) {
+    return max(a, b);
+  }
 };
 struct minimum_formula {
-  ROOTS_FORMULA apply(V a, V b) { return min(a, b); }
+  ROOTS_FORMULA apply(V a, V b) {
+    return min(a, b);
+  }
 };
 
-#define ROOTS_COMPARISON(name, op)                                               \
-  struct name##_formula {                                                       \
-    template <class V>                                                          \
+#define ROOTS_COMPARISON(name, op)                                                  \
+  struct name##_formula {                                                           \
+    template <class V>                                                              \
     static inline __attribute__((always_inline)) typename V::Mask apply(V a, V b) { \
-      return a op b;                                                            \
-    }                                                                           \
+      return a op b;                                                                \
+    }                                                                               \
   };
 ROOTS_COMPARISON(equal, ==)
 ROOTS_COMPARISON(not_equal, !=)

@@ -8,8 +8,8 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define UNARY(name)                                  \
-  KERNEL(name##_forward, Tensor x, Tensor out)       \
+#define UNARY(name)                            \
+  KERNEL(name##_forward, Tensor x, Tensor out) \
   KERNEL(name##_backward, Tensor dy, Tensor x, Tensor dx)
 #define BINARY(name) KERNEL(name, Tensor a, Tensor b, Tensor out)
 #define COMPARE(name) KERNEL(name, Tensor a, Tensor b, Tensor out)

@@ -17,8 +17,9 @@ double power(double base, int64_t exponent) {
 }
 
 template <class T>
-Status step_typed(const Context& context, const Tensor& param, const Tensor& grad, const Tensor& m, const Tensor& v,
-                  double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step) {
+Status step_typed(const Context& context, const Tensor& param, const Tensor& grad, const Tensor& m,
+                  const Tensor& v, double lr, double beta1, double beta2, double eps, double weight_decay,
+                  int64_t step) {
   using V = Vec<T>;
   const int64_t n = numel(param);
   const Vec<double> root = sqrt(Vec<double>(1 - power(beta2, step)));
@@ -47,11 +48,14 @@ Status adamw(const Context& context, Tensor param, Tensor grad, Tensor m, Tensor
              double beta2, double eps, double weight_decay, int64_t step) {
   const Tensor* const others[] = {&grad, &m, &v};
   for (const Tensor* t : others)
-    CHECK(same_shape(param, *t) && t->dtype == param.dtype && is_contiguous(*t), "grad, m and v must be like param");
+    CHECK(same_shape(param, *t) && t->dtype == param.dtype && is_contiguous(*t),
+          "grad, m and v must be like param");
   CHECK(is_contiguous(param), "param must be contiguous");
   CHECK(step >= 1, "steps count from 1");
-  if (param.dtype == DType::f32) return step_typed<float>(context, param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step);
-  if (param.dtype == DType::f64) return step_typed<double>(context, param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step);
+  if (param.dtype == DType::f32)
+    return step_typed<float>(context, param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step);
+  if (param.dtype == DType::f64)
+    return step_typed<double>(context, param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step);
   return "needs float32 or float64";
 }
 

@@ -1,10 +1,11 @@
-// Scaled dot-product attention, forward and backward, without materialising the (T, T) matrix of all heads: each
-// chunk of work holds the scores of 64 queries of one head.
+// Scaled dot-product attention, forward and backward, without materialising the (T, T) matrix of all heads:
+// each chunk of work holds the scores of 64 queries of one head.
 //   S = scale Q K^T + mask,  P = softmax(S),  O = P V        (Vaswani et al. 2017)
-// Backward with P recomputed from the saved log-sum-exp and delta = rowsum(dO * O) (FlashAttention, arXiv 2205.14135).
+// Backward with P recomputed from the saved log-sum-exp and delta = rowsum(dO * O) (FlashAttention, arXiv
+// 2205.14135).
 //
-// Shapes: q, out (B, H, Tq, D|Dv); k, v (B, Hkv, Tk, D|Dv); query head h reads key head h / (H / Hkv); lse (B, H, Tq).
-// Which keys query i of batch b may see: starts[b] <= j < lengths[b]; causal: j <= i + Tk - Tq;
+// Shapes: q, out (B, H, Tq, D|Dv); k, v (B, Hkv, Tk, D|Dv); query head h reads key head h / (H / Hkv); lse
+// (B, H, Tq). Which keys query i of batch b may see: starts[b] <= j < lengths[b]; causal: j <= i + Tk - Tq;
 // window w > 0: j > i + Tk - Tq - w. A query that may see none gives zeros and lse = -infinity.
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
@@ -15,7 +16,7 @@ namespace {
 
 constexpr Status kOutOfMemory = "out of memory";
 constexpr int64_t kLeastWork = int64_t{1} << 17;  // multiply-adds per chunk
-constexpr int64_t kQueries = 64;  // per chunk: S of 64 x 4096 floats is 1 MiB
+constexpr int64_t kQueries = 64;                  // per chunk: S of 64 x 4096 floats is 1 MiB
 
 struct Problem {
   int64_t B, H, Hkv, Tq, Tk, D, Dv;
@@ -38,8 +39,8 @@ struct Problem {
 };
 
 Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
-             const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out, const Tensor& lse,
-             Problem* p) {
+             const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
+             const Tensor& lse, Problem* p) {
   CHECK(q.rank == 4 && k.rank == 4 && v.rank == 4 && out.rank == 4 && lse.rank == 3, "needs rank 4");
   p->B = q.shape[0];
   p->H = q.shape[1];
@@ -51,17 +52,24 @@ Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTe
   CHECK(k.shape[0] == p->B && v.shape[0] == p->B && k.shape[3] == p->D, "k does not match q");
   CHECK(v.shape[1] == p->Hkv && v.shape[2] == p->Tk, "v does not match k");
   CHECK(p->Hkv > 0 && p->H % p->Hkv == 0, "query heads must be a multiple of key heads");
-  CHECK(out.shape[0] == p->B && out.shape[1] == p->H && out.shape[2] == p->Tq && out.shape[3] == p->Dv, "out has the wrong shape");
-  CHECK(lse.shape[0] == p->B && lse.shape[1] == p->H && lse.shape[2] == p->Tq && is_contiguous(lse), "lse has the wrong shape");
-  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype, "dtypes differ");
-  CHECK(q.strides[3] == 1 && k.strides[3] == 1 && v.strides[3] == 1 && out.strides[3] == 1, "rows must be dense");
+  CHECK(out.shape[0] == p->B && out.shape[1] == p->H && out.shape[2] == p->Tq && out.shape[3] == p->Dv,
+        "out has the wrong shape");
+  CHECK(lse.shape[0] == p->B && lse.shape[1] == p->H && lse.shape[2] == p->Tq && is_contiguous(lse),
+        "lse has the wrong shape");
+  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
+        "dtypes differ");
+  CHECK(q.strides[3] == 1 && k.strides[3] == 1 && v.strides[3] == 1 && out.strides[3] == 1,
+        "rows must be dense");
   if (mask.data) {
     CHECK(mask.rank == 4 && mask.dtype == q.dtype, "mask must have rank 4 and the dtype of q");
-    CHECK(mask.shape[0] == p->B && mask.shape[1] == p->H && mask.shape[2] == p->Tq && mask.shape[3] == p->Tk, "mask has the wrong shape");
+    CHECK(mask.shape[0] == p->B && mask.shape[1] == p->H && mask.shape[2] == p->Tq && mask.shape[3] == p->Tk,
+          "mask has the wrong shape");
   }
   const OptionalTensor* const limits[] = {&lengths, &starts};
   for (const OptionalTensor* t : limits)
-    if (t->data) CHECK(t->rank == 1 && t->shape[0] == p->B && t->dtype == DType::i64 && is_contiguous(*t), "lengths and starts are int64, one per batch");
+    if (t->data)
+      CHECK(t->rank == 1 && t->shape[0] == p->B && t->dtype == DType::i64 && is_contiguous(*t),
+            "lengths and starts are int64, one per batch");
   p->starts = static_cast<const int64_t*>(starts.data);
   p->lengths = static_cast<const int64_t*>(lengths.data);
   return nullptr;
@@ -74,8 +82,9 @@ ROOTS_INLINE T* head(const Tensor& t, int64_t b, int64_t h, int64_t i) {
 
 // Scores of queries [i0, i0 + rows) against keys [j0, j1), scale and mask applied, forbidden keys -infinity.
 template <class T>
-Status scores(const Context& context, const Problem& p, const Tensor& q, const Tensor& k, const OptionalTensor& mask,
-              int64_t b, int64_t h, int64_t i0, int64_t rows, int64_t j0, int64_t j1, T* s, int64_t ld) {
+Status scores(const Context& context, const Problem& p, const Tensor& q, const Tensor& k,
+              const OptionalTensor& mask, int64_t b, int64_t h, int64_t i0, int64_t rows, int64_t j0,
+              int64_t j1, T* s, int64_t ld) {
   using V = Vec<T>;
   const int64_t group = p.H / p.Hkv, n = j1 - j0;
   const Matrix<T> a{head<T>(q, b, h, i0), q.strides[2], 1};
@@ -122,7 +131,8 @@ Status forward(const Context& context, const Problem& p, const Tensor& q, const 
   CHECK(failure != nullptr, "out of memory");
   *failure = nullptr;
   const int64_t items = p.B * p.H * blocks;
-  // Decoding has one query per head: several heads per chunk, or waking a thread would cost more than it saves.
+  // Decoding has one query per head: several heads per chunk, or waking a thread would cost more than it
+  // saves.
   const int64_t work = (p.Tq < kQueries ? p.Tq : kQueries) * p.Tk * (p.D + p.Dv) + 1;
   const int64_t per_chunk = work >= kLeastWork ? 1 : kLeastWork / work;
   auto one = [&](int64_t item) {
@@ -186,8 +196,8 @@ Status forward(const Context& context, const Problem& p, const Tensor& q, const 
 
 // C += A B on the calling thread, through a buffer: gemm writes, it does not add.
 template <class T>
-Status gemm_add(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<T>& a, const Matrix<T>& b, T* c,
-                int64_t ldc) {
+Status gemm_add(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<T>& a,
+                const Matrix<T>& b, T* c, int64_t ldc) {
   T* product = static_cast<T*>(context.scratch(context.host, 4, static_cast<size_t>(M * N) * sizeof(T)));
   CHECK(product != nullptr, "out of memory");
   const Status status = gemm<T, true>(context, M, N, K, a, b, product, N);
@@ -199,9 +209,10 @@ Status gemm_add(const Context& context, int64_t M, int64_t N, int64_t K, const M
 
 // One chunk per (batch, key head): dk and dv have one writer, so no atomics and a fixed order.
 template <class T>
-Status backward(const Context& context, const Problem& p, const Tensor& dout, const Tensor& q, const Tensor& k,
-                const Tensor& v, const OptionalTensor& mask, const Tensor& out, const Tensor& lse, const Tensor& dq,
-                const Tensor& dk, const Tensor& dv, const OptionalTensor& dmask) {
+Status backward(const Context& context, const Problem& p, const Tensor& dout, const Tensor& q,
+                const Tensor& k, const Tensor& v, const OptionalTensor& mask, const Tensor& out,
+                const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                const OptionalTensor& dmask) {
   using V = Vec<T>;
   const int64_t group = p.H / p.Hkv, ld = leading(p.Tk);
   Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
@@ -243,7 +254,8 @@ Status backward(const Context& context, const Problem& p, const Tensor& dout, co
         }
         // dP = dO V^T; dS = P (dP - delta)
         const Matrix<T> doh{head<T>(dout, b, h, i0), dout.strides[2], 1};
-        status = gemm<T, true>(context, rows, n, p.Dv, doh, Matrix<T>{head<T>(v, b, g, j0), 1, v.strides[2]}, ds, ld);
+        status = gemm<T, true>(context, rows, n, p.Dv, doh, Matrix<T>{head<T>(v, b, g, j0), 1, v.strides[2]},
+                               ds, ld);
         if (status) break;
         for (int64_t r = 0; r < rows; ++r) {
           const T* o = head<T>(out, b, h, i0 + r);
@@ -254,15 +266,19 @@ Status backward(const Context& context, const Problem& p, const Tensor& dout, co
           T* row = ds + r * ld;
           for (int64_t j = 0; j < n; j += V::kWidth) {
             const int64_t m = n - j < V::kWidth ? n - j : V::kWidth;
-            (V::load_partial(s + r * ld + j, m) * (V::load_partial(row + j, m) - shift)).store_partial(row + j, m);
+            (V::load_partial(s + r * ld + j, m) * (V::load_partial(row + j, m) - shift))
+                .store_partial(row + j, m);
           }
           if (dmask.data) {
-            T* to = data<T>(dmask) + b * dmask.strides[0] + h * dmask.strides[1] + (i0 + r) * dmask.strides[2];
-            for (int64_t j = 0; j < p.Tk; ++j) to[j * dmask.strides[3]] = j >= j0 && j < j1 ? row[j - j0] : T(0);
+            T* to =
+                data<T>(dmask) + b * dmask.strides[0] + h * dmask.strides[1] + (i0 + r) * dmask.strides[2];
+            for (int64_t j = 0; j < p.Tk; ++j)
+              to[j * dmask.strides[3]] = j >= j0 && j < j1 ? row[j - j0] : T(0);
           }
         }
         // dV += P^T dO; dS *= scale; dQ = dS K; dK += dS^T Q
-        status = gemm_add<T>(context, n, p.Dv, rows, Matrix<T>{s, 1, ld}, doh, head<T>(dv, b, g, j0), dv.strides[2]);
+        status = gemm_add<T>(context, n, p.Dv, rows, Matrix<T>{s, 1, ld}, doh, head<T>(dv, b, g, j0),
+                             dv.strides[2]);
         if (status) break;
         const V scale(static_cast<T>(p.scale));
         for (int64_t r = 0; r < rows; ++r)
@@ -271,10 +287,12 @@ Status backward(const Context& context, const Problem& p, const Tensor& dout, co
             (V::load_partial(ds + r * ld + j, m) * scale).store_partial(ds + r * ld + j, m);
           }
         status = gemm<T, true>(context, rows, p.D, n, Matrix<T>{ds, ld, 1},
-                               Matrix<T>{head<T>(k, b, g, j0), k.strides[2], 1}, head<T>(dq, b, h, i0), dq.strides[2]);
+                               Matrix<T>{head<T>(k, b, g, j0), k.strides[2], 1}, head<T>(dq, b, h, i0),
+                               dq.strides[2]);
         if (status) break;
         status = gemm_add<T>(context, n, p.D, rows, Matrix<T>{ds, 1, ld},
-                             Matrix<T>{head<T>(q, b, h, i0), q.strides[2], 1}, head<T>(dk, b, g, j0), dk.strides[2]);
+                             Matrix<T>{head<T>(q, b, h, i0), q.strides[2], 1}, head<T>(dk, b, g, j0),
+                             dk.strides[2]);
       }
     }
     if (status) __atomic_store_n(failure, status, __ATOMIC_RELAXED);
@@ -298,22 +316,28 @@ Status attention_forward(const Context& context, Tensor q, Tensor k, Tensor v, O
   return "needs float32 or float64";
 }
 
-Status attention_backward(const Context& context, Tensor dout, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
-                          OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, Tensor dq, Tensor dk,
-                          Tensor dv, OptionalTensor dmask, double scale, int64_t causal, int64_t window) {
+Status attention_backward(const Context& context, Tensor dout, Tensor q, Tensor k, Tensor v,
+                          OptionalTensor mask, OptionalTensor lengths, OptionalTensor starts, Tensor out,
+                          Tensor lse, Tensor dq, Tensor dk, Tensor dv, OptionalTensor dmask, double scale,
+                          int64_t causal, int64_t window) {
   Problem p;
   const Status status = check(q, k, v, mask, lengths, starts, out, lse, &p);
   if (status) return status;
   CHECK(same_shape(dout, out) && dout.strides[3] == 1 && dout.dtype == q.dtype, "dout must be like out");
-  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v), "gradients must have the shapes of their inputs");
+  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v),
+        "gradients must have the shapes of their inputs");
   CHECK(is_contiguous(dq) && is_contiguous(dk) && is_contiguous(dv), "gradients must be contiguous");
   CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype, "dtypes differ");
-  CHECK(!dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype), "dmask must be contiguous, like mask");
+  CHECK(
+      !dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype),
+      "dmask must be contiguous, like mask");
   p.scale = scale;
   p.causal = causal != 0;
   p.window = window;
-  if (q.dtype == DType::f32) return backward<float>(context, p, dout, q, k, v, mask, out, lse, dq, dk, dv, dmask);
-  if (q.dtype == DType::f64) return backward<double>(context, p, dout, q, k, v, mask, out, lse, dq, dk, dv, dmask);
+  if (q.dtype == DType::f32)
+    return backward<float>(context, p, dout, q, k, v, mask, out, lse, dq, dk, dv, dmask);
+  if (q.dtype == DType::f64)
+    return backward<double>(context, p, dout, q, k, v, mask, out, lse, dq, dk, dv, dmask);
   return "needs float32 or float64";
 }
 

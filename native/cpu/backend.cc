@@ -68,13 +68,18 @@ const Selected& selected() {
 }  // namespace
 
 const Backend* cpu_backend() {
-  static const Backend backend = {
-      kernel_abi_hash(), "cpu", [] { return int32_t{1}; }, allocate, release, copy,
-      [] { return &selected().table; }, [] { return isa_name(selected().level); },
-      [] {
-        selected();
-        return g_error;
-      }};
+  static const Backend backend = {kernel_abi_hash(),
+                                  "cpu",
+                                  [] { return int32_t{1}; },
+                                  allocate,
+                                  release,
+                                  copy,
+                                  [] { return &selected().table; },
+                                  [] { return isa_name(selected().level); },
+                                  [] {
+                                    selected();
+                                    return g_error;
+                                  }};
   return &backend;
 }
 

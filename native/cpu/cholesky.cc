@@ -1,5 +1,6 @@
-// Cholesky factor of a symmetric positive definite float64 matrix and solutions with it, for the least-squares
-// repair of pruned layers. Blocked, so that nearly all of the work is the GEMM; row-major, lower factor.
+// Cholesky factor of a symmetric positive definite float64 matrix and solutions with it, for the
+// least-squares repair of pruned layers. Blocked, so that nearly all of the work is the GEMM; row-major,
+// lower factor.
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 
@@ -12,7 +13,8 @@ constexpr int64_t kPivot = 64;  // columns factored between two GEMM updates
 // trailing -= panel panel_rows^T through a buffer of one block of rows at a time
 Status subtract_product(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<double>& a,
                         const Matrix<double>& b, double* c, int64_t ldc) {
-  auto* product = static_cast<double*>(context.workspace(context.host, 3, static_cast<size_t>(M * N) * sizeof(double)));
+  auto* product =
+      static_cast<double*>(context.workspace(context.host, 3, static_cast<size_t>(M * N) * sizeof(double)));
   CHECK(product != nullptr, "out of memory");
   const Status status = gemm<double, false>(context, M, N, K, a, b, product, N);
   if (status) return status;
@@ -26,10 +28,11 @@ Status subtract_product(const Context& context, int64_t M, int64_t N, int64_t K,
 
 }  // namespace
 
-// a (n, n) -> its lower factor in place (the upper triangle becomes 0). info[0] = 0, or 1 + the column where a pivot
-// was not positive; a is then unusable.
+// a (n, n) -> its lower factor in place (the upper triangle becomes 0). info[0] = 0, or 1 + the column where
+// a pivot was not positive; a is then unusable.
 Status cholesky(const Context& context, Tensor a, Tensor info) {
-  CHECK(a.rank == 2 && a.shape[0] == a.shape[1] && a.dtype == DType::f64 && is_contiguous(a), "a must be a contiguous square float64 matrix");
+  CHECK(a.rank == 2 && a.shape[0] == a.shape[1] && a.dtype == DType::f64 && is_contiguous(a),
+        "a must be a contiguous square float64 matrix");
   CHECK(info.dtype == DType::i64 && numel(info) == 1, "info must be one int64");
   const int64_t n = a.shape[0];
   double* p = data<double>(a);
@@ -71,8 +74,11 @@ Status cholesky(const Context& context, Tensor a, Tensor info) {
 
 // Solves (L L^T) x = b in place for the columns of b (n, m).
 Status cholesky_solve(const Context& context, Tensor factor, Tensor b) {
-  CHECK(factor.rank == 2 && factor.shape[0] == factor.shape[1] && factor.dtype == DType::f64 && is_contiguous(factor), "factor must be a contiguous square float64 matrix");
-  CHECK(b.rank == 2 && b.shape[0] == factor.shape[0] && b.dtype == DType::f64 && is_contiguous(b), "b must be contiguous float64 with as many rows");
+  CHECK(factor.rank == 2 && factor.shape[0] == factor.shape[1] && factor.dtype == DType::f64 &&
+            is_contiguous(factor),
+        "factor must be a contiguous square float64 matrix");
+  CHECK(b.rank == 2 && b.shape[0] == factor.shape[0] && b.dtype == DType::f64 && is_contiguous(b),
+        "b must be contiguous float64 with as many rows");
   const int64_t n = factor.shape[0], m = b.shape[1];
   const double* l = data<double>(factor);
   double* x = data<double>(b);
@@ -95,8 +101,9 @@ Status cholesky_solve(const Context& context, Tensor factor, Tensor b) {
     const int64_t width = n - k < kPivot ? n - k : kPivot, rest = n - k - width;
     solve_block(k, width, true);
     if (rest > 0) {
-      const Status status = subtract_product(context, rest, m, width, Matrix<double>{l + (k + width) * n + k, n, 1},
-                                             Matrix<double>{x + k * m, m, 1}, x + (k + width) * m, m);
+      const Status status =
+          subtract_product(context, rest, m, width, Matrix<double>{l + (k + width) * n + k, n, 1},
+                           Matrix<double>{x + k * m, m, 1}, x + (k + width) * m, m);
       if (status) return status;
     }
   }

@@ -36,12 +36,15 @@ ROOTS_INLINE Status dispatch(DType dtype, const F& f) {
 }
 
 template <class T>
-ROOTS_INLINE T read(T x) { return x; }
+ROOTS_INLINE T read(T x) {
+  return x;
+}
 ROOTS_INLINE float read(Bf16 x) { return bf16_to_f32(x.bits); }
 ROOTS_INLINE float read(F16 x) { return f16_to_f32(x.bits); }
 ROOTS_INLINE uint8_t read(Bool x) { return x.value; }
 
-// Float to integer truncates; out of range saturates and NaN gives 0, so that no input is undefined behaviour.
+// Float to integer truncates; out of range saturates and NaN gives 0, so that no input is undefined
+// behaviour.
 template <class I, class X>
 ROOTS_INLINE I to_integer(X x) {
   if constexpr (static_cast<X>(0.5) == X(0)) {
@@ -49,20 +52,26 @@ ROOTS_INLINE I to_integer(X x) {
   } else {
     constexpr int kBits = static_cast<int>(sizeof(I)) * 8;
     constexpr bool kSigned = static_cast<I>(-1) < I(0);
-    constexpr double kMax = kSigned ? static_cast<double>((1ull << (kBits - 2))) * 2.0 : static_cast<double>(1ull << kBits % 64);
+    constexpr double kMax =
+        kSigned ? static_cast<double>((1ull << (kBits - 2))) * 2.0 : static_cast<double>(1ull << kBits % 64);
     constexpr double kMin = kSigned ? -kMax : 0.0;
     const double d = static_cast<double>(x);
     if (d != d) return I(0);
-    if (d >= kMax) return static_cast<I>(kSigned ? static_cast<I>(~(1ull << (kBits - 1))) : static_cast<I>(~0ull));
+    if (d >= kMax)
+      return static_cast<I>(kSigned ? static_cast<I>(~(1ull << (kBits - 1))) : static_cast<I>(~0ull));
     if (d <= kMin) return static_cast<I>(kSigned ? (1ull << (kBits - 1)) : 0ull);
     return static_cast<I>(d);
   }
 }
 
 template <class X>
-ROOTS_INLINE void write(float& o, X x) { o = static_cast<float>(x); }
+ROOTS_INLINE void write(float& o, X x) {
+  o = static_cast<float>(x);
+}
 template <class X>
-ROOTS_INLINE void write(double& o, X x) { o = static_cast<double>(x); }
+ROOTS_INLINE void write(double& o, X x) {
+  o = static_cast<double>(x);
+}
 // double to 16 bits in one rounding: the sticky bit of the first rounding is kept (round to odd).
 ROOTS_INLINE float to_odd(double x) {
   float f = static_cast<float>(x);
@@ -76,25 +85,42 @@ ROOTS_INLINE float to_odd(double x) {
   return f;
 }
 template <class X>
-ROOTS_INLINE float narrow(X x) { return sizeof(X) == 8 ? to_odd(static_cast<double>(x)) : static_cast<float>(x); }
+ROOTS_INLINE float narrow(X x) {
+  return sizeof(X) == 8 ? to_odd(static_cast<double>(x)) : static_cast<float>(x);
+}
 template <class X>
-ROOTS_INLINE void write(Bf16& o, X x) { o.bits = f32_to_bf16(narrow(x)); }
+ROOTS_INLINE void write(Bf16& o, X x) {
+  o.bits = f32_to_bf16(narrow(x));
+}
 template <class X>
-ROOTS_INLINE void write(F16& o, X x) { o.bits = f32_to_f16(narrow(x)); }
+ROOTS_INLINE void write(F16& o, X x) {
+  o.bits = f32_to_f16(narrow(x));
+}
 template <class X>
-ROOTS_INLINE void write(int8_t& o, X x) { o = to_integer<int8_t>(x); }
+ROOTS_INLINE void write(int8_t& o, X x) {
+  o = to_integer<int8_t>(x);
+}
 template <class X>
-ROOTS_INLINE void write(uint8_t& o, X x) { o = to_integer<uint8_t>(x); }
+ROOTS_INLINE void write(uint8_t& o, X x) {
+  o = to_integer<uint8_t>(x);
+}
 template <class X>
-ROOTS_INLINE void write(int32_t& o, X x) { o = to_integer<int32_t>(x); }
+ROOTS_INLINE void write(int32_t& o, X x) {
+  o = to_integer<int32_t>(x);
+}
 template <class X>
-ROOTS_INLINE void write(int64_t& o, X x) { o = to_integer<int64_t>(x); }
+ROOTS_INLINE void write(int64_t& o, X x) {
+  o = to_integer<int64_t>(x);
+}
 template <class X>
-ROOTS_INLINE void write(Bool& o, X x) { o.value = x != X(0); }
+ROOTS_INLINE void write(Bool& o, X x) {
+  o.value = x != X(0);
+}
 
 // Same element type: bytes, by the widest unit of that size.
 template <class Unit>
-ROOTS_INLINE void copy_units(const Context& context, const Walk<2>& walk, const Tensor& x, const Tensor& out) {
+ROOTS_INLINE void copy_units(const Context& context, const Walk<2>& walk, const Tensor& x,
+                             const Tensor& out) {
   context.parallel_for(walk.chunks, [&](int64_t chunk) {
     walk.run(chunk, [&](const int64_t(&o)[2], int64_t n) {
       Unit* to = data<Unit>(out) + o[0];

@@ -35,8 +35,10 @@ Status forward(const Context& context, const Tensor& logits, const Tensor& targe
         T tail = T(0);
         each_vector<T>(width, [&](int64_t i, int64_t n) {
           const V d = V(l) - V::load_partial(x + i, n);
-          if (n == V::kWidth) sum = sum + d;
-          else for (int64_t j = 0; j < n; ++j) tail += d.v[j];
+          if (n == V::kWidth)
+            sum = sum + d;
+          else
+            for (int64_t j = 0; j < n; ++j) tail += d.v[j];
         });
         const T uniform = (horizontal_sum(sum) + tail) / static_cast<T>(width);
         value = static_cast<T>(1 - smoothing) * value + static_cast<T>(smoothing) * uniform;
@@ -48,8 +50,9 @@ Status forward(const Context& context, const Tensor& logits, const Tensor& targe
 }
 
 template <class T>
-Status backward(const Context& context, const T* dloss, const Tensor& logits, const Tensor& targets, const T* lse,
-                const Tensor& dlogits, int64_t ignore_index, double smoothing, int64_t rows, int64_t width) {
+Status backward(const Context& context, const T* dloss, const Tensor& logits, const Tensor& targets,
+                const T* lse, const Tensor& dlogits, int64_t ignore_index, double smoothing, int64_t rows,
+                int64_t width) {
   using V = Vec<T>;
   const T uniform = static_cast<T>(smoothing / static_cast<double>(width));
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
@@ -73,7 +76,8 @@ Status backward(const Context& context, const T* dloss, const Tensor& logits, co
 
 Status check(const Tensor& logits, const Tensor& targets, int64_t ignore_index) {
   CHECK(logits.rank == 2 && is_contiguous(logits), "logits must be a contiguous matrix");
-  CHECK(targets.rank == 1 && targets.shape[0] == logits.shape[0] && is_contiguous(targets), "one target per row");
+  CHECK(targets.rank == 1 && targets.shape[0] == logits.shape[0] && is_contiguous(targets),
+        "one target per row");
   CHECK(targets.dtype == DType::i32 || targets.dtype == DType::i64, "targets must be int32 or int64");
   CHECK(logits.dtype == DType::f32 || logits.dtype == DType::f64, "needs float32 or float64");
   for (int64_t r = 0; r < targets.shape[0]; ++r) {
@@ -95,19 +99,24 @@ Status cross_entropy_forward(const Context& context, Tensor logits, Tensor targe
   CHECK(row_vector(loss, logits) && row_vector(lse, logits), "loss and lse are vectors, one value per row");
   const int64_t rows = logits.shape[0], width = logits.shape[1];
   if (logits.dtype == DType::f32)
-    return forward<float>(context, logits, targets, data<float>(loss), data<float>(lse), ignore_index, label_smoothing, rows, width);
-  return forward<double>(context, logits, targets, data<double>(loss), data<double>(lse), ignore_index, label_smoothing, rows, width);
+    return forward<float>(context, logits, targets, data<float>(loss), data<float>(lse), ignore_index,
+                          label_smoothing, rows, width);
+  return forward<double>(context, logits, targets, data<double>(loss), data<double>(lse), ignore_index,
+                         label_smoothing, rows, width);
 }
 
 Status cross_entropy_backward(const Context& context, Tensor dloss, Tensor logits, Tensor targets, Tensor lse,
                               Tensor dlogits, int64_t ignore_index, double label_smoothing) {
   if (const Status status = check(logits, targets, ignore_index)) return status;
   CHECK(row_vector(dloss, logits) && row_vector(lse, logits), "dloss and lse are vectors, one value per row");
-  CHECK(same_shape(dlogits, logits) && dlogits.dtype == logits.dtype && is_contiguous(dlogits), "dlogits must be like logits");
+  CHECK(same_shape(dlogits, logits) && dlogits.dtype == logits.dtype && is_contiguous(dlogits),
+        "dlogits must be like logits");
   const int64_t rows = logits.shape[0], width = logits.shape[1];
   if (logits.dtype == DType::f32)
-    return backward<float>(context, data<float>(dloss), logits, targets, data<float>(lse), dlogits, ignore_index, label_smoothing, rows, width);
-  return backward<double>(context, data<double>(dloss), logits, targets, data<double>(lse), dlogits, ignore_index, label_smoothing, rows, width);
+    return backward<float>(context, data<float>(dloss), logits, targets, data<float>(lse), dlogits,
+                           ignore_index, label_smoothing, rows, width);
+  return backward<double>(context, data<double>(dloss), logits, targets, data<double>(lse), dlogits,
+                          ignore_index, label_smoothing, rows, width);
 }
 
 }  // namespace ROOTS_ISA

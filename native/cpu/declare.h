@@ -1,5 +1,5 @@
-// Declares every kernel of kernels.def in this instruction set's namespace. Hidden visibility turns a forgotten
-// definition into a link error.
+// Declares every kernel of kernels.def in this instruction set's namespace. Hidden visibility turns a
+// forgotten definition into a link error.
 #pragma once
 
 #include "core/check.h"

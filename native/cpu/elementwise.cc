@@ -23,8 +23,10 @@ ROOTS_INLINE Vec<T> load_row(const T* p, int64_t stride, int64_t i, int64_t n) {
 template <class T>
 ROOTS_INLINE void store_row(Vec<T> value, T* p, int64_t stride, int64_t i, int64_t n) {
   if (stride == 1) {
-    if (n == Vec<T>::kWidth) value.store(p + i);
-    else value.store_partial(p + i, n);
+    if (n == Vec<T>::kWidth)
+      value.store(p + i);
+    else
+      value.store_partial(p + i, n);
     return;
   }
   for (int64_t j = 0; j < n; ++j) p[(i + j) * stride] = value.v[j];
@@ -46,8 +48,7 @@ ROOTS_INLINE Status map(const Context& context, const Tensor* const (&views)[N],
       for (int64_t i = 0; i < n; i += kWidth) {
         const int64_t m = n - i < kWidth ? n - i : kWidth;
         Vec<T> in[N];
-        for (int k = 1; k < N; ++k)
-          in[k] = load_row(pointers[k] + offsets[k], walk.inner_stride(k), i, m);
+        for (int k = 1; k < N; ++k) in[k] = load_row(pointers[k] + offsets[k], walk.inner_stride(k), i, m);
         store_row(f(in), pointers[0] + offsets[0], walk.inner_stride(0), i, m);
       }
     });
@@ -90,7 +91,8 @@ template <class Formula>
 Status binary(const Context& context, const Tensor& a, const Tensor& b, const Tensor& out) {
   return dispatch_number(out.dtype, [&](auto t) {
     using T = decltype(t);
-    return map<T, 3>(context, {&out, &a, &b}, [](const Vec<T>(&in)[3]) { return Formula::apply(in[1], in[2]); });
+    return map<T, 3>(context, {&out, &a, &b},
+                     [](const Vec<T>(&in)[3]) { return Formula::apply(in[1], in[2]); });
   });
 }
 
@@ -134,20 +136,20 @@ ROOTS_INLINE Status binary<formula::div_formula>(const Context& context, const T
 #undef BINARY
 #undef COMPARE
 #define KERNEL(...)
-#define UNARY(name)                                                               \
-  Status name##_forward(const Context& context, Tensor x, Tensor out) {           \
-    return unary_forward<formula::name##_formula>(context, x, out);               \
-  }                                                                               \
+#define UNARY(name)                                                                \
+  Status name##_forward(const Context& context, Tensor x, Tensor out) {            \
+    return unary_forward<formula::name##_formula>(context, x, out);                \
+  }                                                                                \
   Status name##_backward(const Context& context, Tensor dy, Tensor x, Tensor dx) { \
-    return unary_backward<formula::name##_formula>(context, dy, x, dx);           \
+    return unary_backward<formula::name##_formula>(context, dy, x, dx);            \
   }
-#define BINARY(name)                                                         \
-  Status name(const Context& context, Tensor a, Tensor b, Tensor out) {      \
-    return binary<formula::name##_formula>(context, a, b, out);              \
+#define BINARY(name)                                                    \
+  Status name(const Context& context, Tensor a, Tensor b, Tensor out) { \
+    return binary<formula::name##_formula>(context, a, b, out);         \
   }
-#define COMPARE(name)                                                        \
-  Status name(const Context& context, Tensor a, Tensor b, Tensor out) {      \
-    return compare<formula::name##_formula>(context, a, b, out);             \
+#define COMPARE(name)                                                   \
+  Status name(const Context& context, Tensor a, Tensor b, Tensor out) { \
+    return compare<formula::name##_formula>(context, a, b, out);        \
   }
 #include "kernels.def"
 #undef KERNEL
@@ -182,9 +184,8 @@ Status clamp_backward(const Context& context, Tensor dy, Tensor x, Tensor dx, do
 Status swiglu_forward(const Context& context, Tensor gate, Tensor up, Tensor out) {
   return dispatch_float(gate.dtype, [&](auto t) {
     using T = decltype(t);
-    return map<T, 3>(context, {&out, &gate, &up}, [](const Vec<T>(&in)[3]) {
-      return formula::silu_formula::forward(in[1]) * in[2];
-    });
+    return map<T, 3>(context, {&out, &gate, &up},
+                     [](const Vec<T>(&in)[3]) { return formula::silu_formula::forward(in[1]) * in[2]; });
   });
 }
 
@@ -196,9 +197,8 @@ Status swiglu_backward(const Context& context, Tensor dy, Tensor gate, Tensor up
       return in[1] * in[3] * formula::silu_formula::derivative(in[2]);
     });
     if (status) return status;
-    return map<T, 3>(context, {&dup, &dy, &gate}, [](const Vec<T>(&in)[3]) {
-      return in[1] * formula::silu_formula::forward(in[2]);
-    });
+    return map<T, 3>(context, {&dup, &dy, &gate},
+                     [](const Vec<T>(&in)[3]) { return in[1] * formula::silu_formula::forward(in[2]); });
   });
 }
 

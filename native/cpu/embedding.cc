@@ -58,7 +58,8 @@ ROOTS_INLINE Status check_gather(const Tensor& x, const Tensor& index, const Ten
 Status embedding_forward(const Context& context, Tensor ids, Tensor weight, Tensor out) {
   CHECK(weight.rank == 2 && weight.strides[1] == 1, "weight must be a matrix with dense rows");
   const int64_t n = numel(ids), width = weight.shape[1], size = dtype_size(weight.dtype);
-  CHECK(out.dtype == weight.dtype && is_contiguous(out) && numel(out) == n * width, "out has the wrong shape");
+  CHECK(out.dtype == weight.dtype && is_contiguous(out) && numel(out) == n * width,
+        "out has the wrong shape");
   const Status status = check_ids(ids, weight.shape[0]);
   if (status) return status;
   const int64_t per_chunk = kChunkElements / (width > 0 ? width : 1) + 1;
@@ -85,8 +86,10 @@ Status embedding_backward(const Context& context, Tensor dy, Tensor ids, Tensor 
 
 // out[i] = weight[ids[i]] * scale[ids[i]], weight int8 with one scale per row.
 Status embedding_i8(const Context& context, Tensor ids, Tensor weight, Tensor scale, Tensor out) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight), "weight must be an int8 matrix");
-  CHECK(scale.dtype == DType::f32 && is_contiguous(scale) && numel(scale) == weight.shape[0], "one scale per row");
+  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
+        "weight must be an int8 matrix");
+  CHECK(scale.dtype == DType::f32 && is_contiguous(scale) && numel(scale) == weight.shape[0],
+        "one scale per row");
   const int64_t n = numel(ids), width = weight.shape[1];
   CHECK(out.dtype == DType::f32 && is_contiguous(out) && numel(out) == n * width, "out has the wrong shape");
   const Status status = check_ids(ids, weight.shape[0]);
@@ -109,10 +112,17 @@ Status gather(const Context&, Tensor x, Tensor index, Tensor out) {
   if (status) return status;
   const int64_t length = x.shape[x.rank - 1];
   switch (dtype_size(x.dtype)) {
-    case 8: each_index(index, length, [&](int64_t i, int64_t j) { data<uint64_t>(out)[i] = data<uint64_t>(x)[j]; }); break;
-    case 4: each_index(index, length, [&](int64_t i, int64_t j) { data<uint32_t>(out)[i] = data<uint32_t>(x)[j]; }); break;
-    case 2: each_index(index, length, [&](int64_t i, int64_t j) { data<uint16_t>(out)[i] = data<uint16_t>(x)[j]; }); break;
-    default: each_index(index, length, [&](int64_t i, int64_t j) { data<uint8_t>(out)[i] = data<uint8_t>(x)[j]; });
+    case 8:
+      each_index(index, length, [&](int64_t i, int64_t j) { data<uint64_t>(out)[i] = data<uint64_t>(x)[j]; });
+      break;
+    case 4:
+      each_index(index, length, [&](int64_t i, int64_t j) { data<uint32_t>(out)[i] = data<uint32_t>(x)[j]; });
+      break;
+    case 2:
+      each_index(index, length, [&](int64_t i, int64_t j) { data<uint16_t>(out)[i] = data<uint16_t>(x)[j]; });
+      break;
+    default:
+      each_index(index, length, [&](int64_t i, int64_t j) { data<uint8_t>(out)[i] = data<uint8_t>(x)[j]; });
   }
   return nullptr;
 }

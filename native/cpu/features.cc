@@ -53,9 +53,9 @@ IsaLevel selected_isa(const char** error) {
     IsaLevel level;
   };
   // "avx512" is everything of that family; "avx512_core" leaves VNNI out, so that tests reach that level too
-  const Cap caps[] = {{"baseline", IsaLevel::baseline},        {"sse2", IsaLevel::baseline},
-                      {"avx2", IsaLevel::avx2},                {"avx512_core", IsaLevel::avx512},
-                      {"avx512", IsaLevel::avx512_vnni},       {"avx512_vnni", IsaLevel::avx512_vnni}};
+  const Cap caps[] = {{"baseline", IsaLevel::baseline},  {"sse2", IsaLevel::baseline},
+                      {"avx2", IsaLevel::avx2},          {"avx512_core", IsaLevel::avx512},
+                      {"avx512", IsaLevel::avx512_vnni}, {"avx512_vnni", IsaLevel::avx512_vnni}};
   for (const Cap& cap : caps)
     if (strcmp(wanted, cap.name) == 0) return cap.level < level ? cap.level : level;
   *error = "ROOTS_ISA must be baseline, avx2, avx512_core or avx512";

@@ -8,8 +8,8 @@ namespace ROOTS_ISA {
 namespace {
 
 template <class T>
-Status forward(const Context& context, const Tensor& x, const T* weight, const T* bias, const Tensor& out, T* mean,
-               T* rstd, double eps, int64_t width, int64_t rows) {
+Status forward(const Context& context, const Tensor& x, const T* weight, const T* bias, const Tensor& out,
+               T* mean, T* rstd, double eps, int64_t width, int64_t rows) {
   using V = Vec<T>;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -22,8 +22,10 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
       T tail = T(0);
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         const V d = V::load_partial(p + i, n) - V(m);
-        if (n == V::kWidth) squares = fma(d, d, squares);
-        else for (int64_t j = 0; j < n; ++j) tail += d.v[j] * d.v[j];
+        if (n == V::kWidth)
+          squares = fma(d, d, squares);
+        else
+          for (int64_t j = 0; j < n; ++j) tail += d.v[j] * d.v[j];
       });
       const T variance = (horizontal_sum(squares) + tail) / static_cast<T>(width);
       const V root = sqrt(V(variance + static_cast<T>(eps)));
@@ -85,29 +87,35 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
 }
 
 ROOTS_INLINE bool parameter_ok(const OptionalTensor& p, const Tensor& x) {
-  return !p.data || (p.rank == 1 && p.dtype == x.dtype && is_contiguous(p) && p.shape[0] == x.shape[x.rank - 1]);
+  return !p.data ||
+         (p.rank == 1 && p.dtype == x.dtype && is_contiguous(p) && p.shape[0] == x.shape[x.rank - 1]);
 }
 
-Status check(const Tensor& x, const Tensor& y, const Tensor& mean, const Tensor& rstd, int64_t* width, int64_t* rows) {
+Status check(const Tensor& x, const Tensor& y, const Tensor& mean, const Tensor& rstd, int64_t* width,
+             int64_t* rows) {
   CHECK(x.rank >= 1 && same_shape(x, y) && x.dtype == y.dtype, "shapes differ");
-  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(mean) && is_contiguous(rstd), "needs contiguous tensors");
+  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(mean) && is_contiguous(rstd),
+        "needs contiguous tensors");
   CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
   *width = x.shape[x.rank - 1];
   *rows = *width > 0 ? numel(x) / *width : 0;
-  CHECK(numel(mean) == *rows && numel(rstd) == *rows && mean.dtype == x.dtype && rstd.dtype == x.dtype, "one mean and rstd per row");
+  CHECK(numel(mean) == *rows && numel(rstd) == *rows && mean.dtype == x.dtype && rstd.dtype == x.dtype,
+        "one mean and rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
-Status layer_norm_forward(const Context& context, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor out,
-                          Tensor mean, Tensor rstd, double eps) {
+Status layer_norm_forward(const Context& context, Tensor x, OptionalTensor weight, OptionalTensor bias,
+                          Tensor out, Tensor mean, Tensor rstd, double eps) {
   int64_t width, rows;
   if (const Status status = check(x, out, mean, rstd, &width, &rows)) return status;
   CHECK(parameter_ok(weight, x) && parameter_ok(bias, x), "weight and bias are vectors of the last axis");
   if (x.dtype == DType::f32)
-    return forward<float>(context, x, data<float>(weight), data<float>(bias), out, data<float>(mean), data<float>(rstd), eps, width, rows);
-  return forward<double>(context, x, data<double>(weight), data<double>(bias), out, data<double>(mean), data<double>(rstd), eps, width, rows);
+    return forward<float>(context, x, data<float>(weight), data<float>(bias), out, data<float>(mean),
+                          data<float>(rstd), eps, width, rows);
+  return forward<double>(context, x, data<double>(weight), data<double>(bias), out, data<double>(mean),
+                         data<double>(rstd), eps, width, rows);
 }
 
 Status layer_norm_backward(const Context& context, Tensor dy, Tensor x, OptionalTensor weight, Tensor mean,
@@ -115,10 +123,13 @@ Status layer_norm_backward(const Context& context, Tensor dy, Tensor x, Optional
   int64_t width, rows;
   if (const Status status = check(x, dx, mean, rstd, &width, &rows)) return status;
   CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
-  CHECK(parameter_ok(weight, x) && parameter_ok(dweight, x) && parameter_ok(dbias, x), "parameters are vectors of the last axis");
+  CHECK(parameter_ok(weight, x) && parameter_ok(dweight, x) && parameter_ok(dbias, x),
+        "parameters are vectors of the last axis");
   if (x.dtype == DType::f32)
-    return backward<float>(context, dy, x, data<float>(weight), data<float>(mean), data<float>(rstd), dx, data<float>(dweight), data<float>(dbias), width, rows);
-  return backward<double>(context, dy, x, data<double>(weight), data<double>(mean), data<double>(rstd), dx, data<double>(dweight), data<double>(dbias), width, rows);
+    return backward<float>(context, dy, x, data<float>(weight), data<float>(mean), data<float>(rstd), dx,
+                           data<float>(dweight), data<float>(dbias), width, rows);
+  return backward<double>(context, dy, x, data<double>(weight), data<double>(mean), data<double>(rstd), dx,
+                          data<double>(dweight), data<double>(dbias), width, rows);
 }
 
 }  // namespace ROOTS_ISA

@@ -1,4 +1,5 @@
-// Shape arithmetic shared by the kernels: element counts, contiguity, and walking several views of one shape at once.
+// Shape arithmetic shared by the kernels: element counts, contiguity, and walking several views of one shape
+// at once.
 #pragma once
 
 #include "core/tensor.h"
@@ -38,16 +39,16 @@ ROOTS_INLINE T* data(const Tensor& t) {
   return static_cast<T*>(t.data);
 }
 
-// N views of one shape, size-1 axes dropped and neighbouring axes merged where every view allows it, then cut into
-// segments of the last axis. Segment i is the unit of parallel work.
+// N views of one shape, size-1 axes dropped and neighbouring axes merged where every view allows it, then cut
+// into segments of the last axis. Segment i is the unit of parallel work.
 template <int N>
 struct Walk {
   int32_t rank = 0;
   int64_t shape[kMaxRank] = {};
   int64_t strides[N][kMaxRank] = {};
-  int64_t length = 1;    // of the last axis
-  int64_t rows = 1;      // product of the others
-  int64_t segment = 1;   // elements of a row per segment
+  int64_t length = 1;   // of the last axis
+  int64_t rows = 1;     // product of the others
+  int64_t segment = 1;  // elements of a row per segment
   int64_t segments_per_row = 1;
   int64_t rows_per_chunk = 1;
   int64_t chunks = 0;
@@ -60,8 +61,7 @@ struct Walk {
       if (n == 0) empty = true;
       if (n == 1) continue;
       bool merge = rank > 0;
-      for (int k = 0; k < N && merge; ++k)
-        merge = strides[k][rank - 1] == views[k]->strides[i] * n;
+      for (int k = 0; k < N && merge; ++k) merge = strides[k][rank - 1] == views[k]->strides[i] * n;
       if (merge) {
         shape[rank - 1] *= n;
         for (int k = 0; k < N; ++k) strides[k][rank - 1] = views[k]->strides[i];

@@ -1,6 +1,6 @@
 // Weight-only int8: y = activation(x W^T + b), W int8 per output row (packed as in gemm/i8.h), x float32.
-// Few rows: the weights stream once, widened in registers (decoding is bound by their bytes). Many rows: panels are
-// widened into the packed form of the float GEMM.
+// Few rows: the weights stream once, widened in registers (decoding is bound by their bytes). Many rows:
+// panels are widened into the packed form of the float GEMM.
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/gemm/i8.h"
@@ -66,16 +66,18 @@ struct PackWidened {
 
 }  // namespace
 
-Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
-                    int64_t activation) {
+Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
+                    Tensor out, int64_t activation) {
   CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
   CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
   CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   const PackedShape shape(N, K);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
+        "packed has the wrong size");
   CHECK(numel(scale) == N, "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)), "one bias per output");
+  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
+        "one bias per output");
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   if (M == 0 || N == 0) return nullptr;
   Epilogue<float> epilogue;

@@ -64,7 +64,8 @@ Status linear_typed(const Context& context, const Tensor& x, const Tensor& weigh
   epilogue.bias = static_cast<const T*>(bias.data);
   epilogue.pre = static_cast<T*>(pre.data);
   epilogue.activation = activation;
-  return gemm<T, false>(context, x.shape[0], weight.shape[0], x.shape[1], a, b, data<T>(out), weight.shape[0], epilogue);
+  return gemm<T, false>(context, x.shape[0], weight.shape[0], x.shape[1], a, b, data<T>(out), weight.shape[0],
+                        epilogue);
 }
 
 }  // namespace
@@ -83,15 +84,18 @@ Status matmul(const Context& context, Tensor a, Tensor b, Tensor out) {
   return "needs float32 or float64";
 }
 
-Status linear(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out, OptionalTensor pre,
-              int64_t activation) {
+Status linear(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
+              OptionalTensor pre, int64_t activation) {
   CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
   CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
-  CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out), "out has the wrong shape");
+  CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
+        "out has the wrong shape");
   CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
   CHECK(!bias.data || (bias.rank == 1 && bias.dtype == x.dtype && is_contiguous(bias) &&
-                       bias.shape[0] == weight.shape[0]), "bias must be contiguous, one per output");
-  CHECK(!pre.data || (pre.dtype == x.dtype && same_shape(pre, out) && is_contiguous(pre)), "pre must be like out");
+                       bias.shape[0] == weight.shape[0]),
+        "bias must be contiguous, one per output");
+  CHECK(!pre.data || (pre.dtype == x.dtype && same_shape(pre, out) && is_contiguous(pre)),
+        "pre must be like out");
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   if (x.dtype == DType::f32)
     return linear_typed<float>(context, x, weight, bias, out, pre, static_cast<Activation>(activation));

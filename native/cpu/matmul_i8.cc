@@ -1,5 +1,6 @@
-// Quantized matrix products: matmul_i8 (exact int8 x int8 -> int32), linear_w8a8 (dynamic activation quantization,
-// int8 product, float epilogue) and the packing of int8 weights. The arithmetic is in gemm/i8.h.
+// Quantized matrix products: matmul_i8 (exact int8 x int8 -> int32), linear_w8a8 (dynamic activation
+// quantization, int8 product, float epilogue) and the packing of int8 weights. The arithmetic is in
+// gemm/i8.h.
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/gemm/i8.h"
@@ -28,7 +29,8 @@ ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_
         if (q < whole) {
           __builtin_memcpy(quad, row + q * kQuad, kQuad);
         } else {
-          for (int64_t e = 0; e < kQuad && q * kQuad + e < k; ++e) quad[e] = row[(q * kQuad + e) * column_stride];
+          for (int64_t e = 0; e < kQuad && q * kQuad + e < k; ++e)
+            quad[e] = row[(q * kQuad + e) * column_stride];
         }
       }
       __builtin_memcpy(to, quad, kQuad);
@@ -40,12 +42,13 @@ ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_
 
 // All tiles of (M, N): finish(row, first column, columns, sums of the tile row).
 template <class Finish>
-ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t K, const uint8_t* activations,
-                           const int8_t* packed, const int32_t* sums, const Finish& finish) {
+ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t K,
+                           const uint8_t* activations, const int8_t* packed, const int32_t* sums,
+                           const Finish& finish) {
   const PackedShape shape(N, K);
   const ActivationTiles tiles(M, K);
-  // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products are cut
-  // into row groups and enough panels for 20-50 us.
+  // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products
+  // are cut into row groups and enough panels for 20-50 us.
   const int64_t row_tiles = ceil_div(M, kI8Rows);
   const int64_t rows_per_chunk = row_tiles < 8 ? row_tiles : 8;
   const int64_t rows = rows_per_chunk * kI8Rows < M ? rows_per_chunk * kI8Rows : M;
@@ -77,20 +80,25 @@ ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t
 // a (M, K) times b (K, N), any strides, exact.
 Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
   CHECK(a.rank == 2 && b.rank == 2 && out.rank == 2, "needs matrices");
-  CHECK(a.dtype == DType::i8 && b.dtype == DType::i8 && out.dtype == DType::i32, "needs int8 inputs, int32 out");
-  CHECK(a.shape[1] == b.shape[0] && out.shape[0] == a.shape[0] && out.shape[1] == b.shape[1], "shapes differ");
+  CHECK(a.dtype == DType::i8 && b.dtype == DType::i8 && out.dtype == DType::i32,
+        "needs int8 inputs, int32 out");
+  CHECK(a.shape[1] == b.shape[0] && out.shape[0] == a.shape[0] && out.shape[1] == b.shape[1],
+        "shapes differ");
   CHECK(is_contiguous(out), "out must be contiguous");
   const int64_t M = a.shape[0], N = b.shape[1], K = a.shape[1];
   CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
   if (M == 0 || N == 0) return nullptr;
   const PackedShape shape(N, K);
   const ActivationTiles tiles(M, K);
-  auto* packed = static_cast<int8_t*>(context.workspace(context.host, 0, static_cast<size_t>(shape.total_bytes())));
-  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 1, static_cast<size_t>(tiles.bytes(M) + 64)));
+  auto* packed =
+      static_cast<int8_t*>(context.workspace(context.host, 0, static_cast<size_t>(shape.total_bytes())));
+  auto* activations =
+      static_cast<uint8_t*>(context.workspace(context.host, 1, static_cast<size_t>(tiles.bytes(M) + 64)));
   CHECK(packed && activations, "out of memory");
   auto* sums = reinterpret_cast<int32_t*>(packed + shape.weight_bytes());
   context.parallel_for(shape.panels, [&](int64_t p) {
-    pack_panel(data<int8_t>(b), N, K, b.strides[1], b.strides[0], p, packed + p * shape.panel_bytes(), sums + p * kPanel);
+    pack_panel(data<int8_t>(b), N, K, b.strides[1], b.strides[0], p, packed + p * shape.panel_bytes(),
+               sums + p * kPanel);
   });
   const uint8_t flip = kUnsignedActivations ? 128 : 0;
   context.parallel_for(ceil_div(M, 64), [&](int64_t chunk) {
@@ -126,7 +134,8 @@ Status quantize_rows_i8(const Context& context, Tensor x, Tensor q, Tensor scale
 
 // weight (N, K) int8 <-> packed (bytes of PackedShape). unpack = 1 restores the weights exactly.
 Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight), "weight must be a contiguous int8 matrix");
+  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
+        "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const PackedShape shape(N, K);
   CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
@@ -147,21 +156,24 @@ Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int6
 }
 
 // y = activation(x W^T + b) with W int8 per output row and x quantized per row on the fly.
-Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
-                   int64_t activation) {
+Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
+                   Tensor out, int64_t activation) {
   CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
   CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
   CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   const PackedShape shape(N, K);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
+        "packed has the wrong size");
   CHECK(numel(scale) == N, "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)), "one bias per output");
+  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
+        "one bias per output");
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
   if (M == 0 || N == 0) return nullptr;
   const ActivationTiles tiles(M, K);
-  auto* activations = static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes(M) + 64)));
+  auto* activations =
+      static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes(M) + 64)));
   auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
   CHECK(activations && row_scale, "out of memory");
   // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread

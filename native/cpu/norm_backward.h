@@ -1,5 +1,5 @@
-// The parameter gradients of layer_norm and rms_norm: sums over rows, as partial sums per fixed group of rows that
-// are added in order, so the bits do not depend on the number of threads.
+// The parameter gradients of layer_norm and rms_norm: sums over rows, as partial sums per fixed group of rows
+// that are added in order, so the bits do not depend on the number of threads.
 #pragma once
 
 #include "cpu/rows.h"
@@ -10,10 +10,11 @@ namespace {
 
 constexpr int64_t kNormRows = 32;  // rows per partial sum
 
-// add(row, sums) adds one row's contribution to `count` vectors of `width` sums; then they are folded into out[c].
+// add(row, sums) adds one row's contribution to `count` vectors of `width` sums; then they are folded into
+// out[c].
 template <class T, class Row>
-ROOTS_INLINE Status sum_over_rows(const Context& context, int64_t rows, int64_t width, int count, T* const* out,
-                                  const Row& row) {
+ROOTS_INLINE Status sum_over_rows(const Context& context, int64_t rows, int64_t width, int count,
+                                  T* const* out, const Row& row) {
   const int64_t groups = (rows + kNormRows - 1) / kNormRows;
   T* partial = static_cast<T*>(context.workspace(
       context.host, 0, static_cast<size_t>((groups > 0 ? groups : 1) * count * width) * sizeof(T)));

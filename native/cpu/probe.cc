@@ -29,8 +29,8 @@ T fma_chain(int64_t iterations) {
 
 }  // namespace
 
-// out (chunks) float64; kind 0: float32, 1: float64, 2: int8. Each chunk runs `iterations` x 12 vector operations:
-// flops = chunks * iterations * 12 * 2 * width, width = bytes of a vector / size of an element.
+// out (chunks) float64; kind 0: float32, 1: float64, 2: int8. Each chunk runs `iterations` x 12 vector
+// operations: flops = chunks * iterations * 12 * 2 * width, width = bytes of a vector / size of an element.
 Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t iterations) {
   CHECK(out.rank == 1 && out.dtype == DType::f64 && is_contiguous(out), "out must be a float64 vector");
   CHECK(kind >= 0 && kind <= 2, "kind is 0, 1 or 2");
@@ -71,7 +71,8 @@ Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t itera
 // Reads all of x; out (chunks) receives partial sums so that nothing is optimised away.
 Status probe_read(const Context& context, Tensor x, Tensor out) {
   CHECK(x.dtype == DType::f32 && is_contiguous(x), "x must be contiguous float32");
-  CHECK(out.rank == 1 && out.dtype == DType::f64 && out.shape[0] > 0 && is_contiguous(out), "out must be a float64 vector");
+  CHECK(out.rank == 1 && out.dtype == DType::f64 && out.shape[0] > 0 && is_contiguous(out),
+        "out must be a float64 vector");
   const int64_t n = numel(x), chunks = out.shape[0], step = (n + chunks - 1) / chunks;
   context.parallel_for(chunks, [&](int64_t chunk) {
     using V = Vec<float>;

@@ -1,5 +1,6 @@
-// Weights to int8, one symmetric scale per row, with the clipping that loses least: the range max|w| is shrunk in
-// steps and the scale with the smallest sum |w - q s|^2.4 wins (the norm and grid of llm-compressor's MSE observer).
+// Weights to int8, one symmetric scale per row, with the clipping that loses least: the range max|w| is
+// shrunk in steps and the scale with the smallest sum |w - q s|^2.4 wins (the norm and grid of
+// llm-compressor's MSE observer).
 #include "cpu/declare.h"
 #include "cpu/rows.h"
 
@@ -31,9 +32,10 @@ ROOTS_INLINE float row_error(const float* w, int64_t n, float scale) {
 
 }  // namespace
 
-// w (N, K) float32 -> q (N, K) int8 in [-127, 127], scale (N). steps = 0: no search. Shrinks down to 1 - max_shrink;
-// stops after five steps without improvement.
-Status quantize_weight_i8(const Context& context, Tensor w, Tensor q, Tensor scale, int64_t steps, double max_shrink) {
+// w (N, K) float32 -> q (N, K) int8 in [-127, 127], scale (N). steps = 0: no search. Shrinks down to 1 -
+// max_shrink; stops after five steps without improvement.
+Status quantize_weight_i8(const Context& context, Tensor w, Tensor q, Tensor scale, int64_t steps,
+                          double max_shrink) {
   CHECK(w.rank == 2 && w.dtype == DType::f32 && is_contiguous(w), "w must be a contiguous float32 matrix");
   CHECK(q.dtype == DType::i8 && same_shape(w, q) && is_contiguous(q), "q must be int8, like w");
   CHECK(scale.dtype == DType::f32 && numel(scale) == w.shape[0] && is_contiguous(scale), "one scale per row");
@@ -53,7 +55,9 @@ Status quantize_weight_i8(const Context& context, Tensor w, Tensor q, Tensor sca
         float least = row_error(row, n, best);
         int64_t without = 0;
         for (int64_t k = 1; k <= steps && without < 5; ++k) {
-          const float candidate = top / 127.0f * static_cast<float>(1.0 - max_shrink * static_cast<double>(k) / static_cast<double>(steps));
+          const float candidate =
+              top / 127.0f *
+              static_cast<float>(1.0 - max_shrink * static_cast<double>(k) / static_cast<double>(steps));
           const float error = row_error(row, n, candidate);
           if (error < least) {
             least = error;

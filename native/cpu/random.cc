@@ -1,6 +1,6 @@
-// Counter-based random numbers: element i of a stream depends on (seed, offset + i) alone, by Philox 4x32 with ten
-// rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Any thread count, any
-// instruction set and any way of cutting the stream gives the same numbers.
+// Counter-based random numbers: element i of a stream depends on (seed, offset + i) alone, by Philox 4x32
+// with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Any thread count,
+// any instruction set and any way of cutting the stream gives the same numbers.
 #include "cpu/declare.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
@@ -54,7 +54,8 @@ ROOTS_INLINE void sincos_turn(double u, double* s, double* c) {
 }
 
 template <class F>
-ROOTS_INLINE Status generate(const Context& context, const Tensor& out, int64_t seed, int64_t offset, const F& f) {
+ROOTS_INLINE Status generate(const Context& context, const Tensor& out, int64_t seed, int64_t offset,
+                             const F& f) {
   CHECK(is_contiguous(out), "needs a contiguous tensor");
   CHECK(out.dtype == DType::f32 || out.dtype == DType::f64, "needs float32 or float64");
   CHECK(offset % 4 == 0, "offset must be a multiple of 4");
@@ -66,8 +67,10 @@ ROOTS_INLINE Status generate(const Context& context, const Tensor& out, int64_t 
       double values[4];
       f(p, values);
       for (int64_t j = 0; j < 4 && i + j < end; ++j) {
-        if (out.dtype == DType::f32) data<float>(out)[i + j] = static_cast<float>(values[j]);
-        else data<double>(out)[i + j] = values[j];
+        if (out.dtype == DType::f32)
+          data<float>(out)[i + j] = static_cast<float>(values[j]);
+        else
+          data<double>(out)[i + j] = values[j];
       }
     }
   });
@@ -90,14 +93,16 @@ ROOTS_INLINE double log_scalar(double x) {
 
 }  // namespace
 
-Status random_uniform(const Context& context, Tensor out, int64_t seed, int64_t offset, double low, double high) {
+Status random_uniform(const Context& context, Tensor out, int64_t seed, int64_t offset, double low,
+                      double high) {
   return generate(context, out, seed, offset, [&](const Philox& p, double(&v)[4]) {
     for (int j = 0; j < 4; ++j) v[j] = low + (high - low) * unit(p.lane[j]);
   });
 }
 
 // Box and Muller: two normals from two uniforms.
-Status random_normal(const Context& context, Tensor out, int64_t seed, int64_t offset, double mean, double std) {
+Status random_normal(const Context& context, Tensor out, int64_t seed, int64_t offset, double mean,
+                     double std) {
   return generate(context, out, seed, offset, [&](const Philox& p, double(&v)[4]) {
     for (int j = 0; j < 4; j += 2) {
       double radius_squared = -2.0 * log_scalar(1.0 - unit(p.lane[j]));

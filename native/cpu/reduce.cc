@@ -10,37 +10,53 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
-constexpr int64_t kBlock = 32768;   // elements of one partial result along a row
-constexpr int64_t kRowBlock = 64;   // rows added before a partial sum joins the total
-constexpr int64_t kColumns = 512;   // columns per chunk when reducing across rows
+constexpr int64_t kBlock = 32768;  // elements of one partial result along a row
+constexpr int64_t kRowBlock = 64;  // rows added before a partial sum joins the total
+constexpr int64_t kColumns = 512;  // columns per chunk when reducing across rows
 
 struct Sum {
   template <class T>
-  static ROOTS_INLINE T identity() { return T(0); }
+  static ROOTS_INLINE T identity() {
+    return T(0);
+  }
   template <class V>
-  static ROOTS_INLINE V combine(V a, V b) { return a + b; }
+  static ROOTS_INLINE V combine(V a, V b) {
+    return a + b;
+  }
 };
 template <class T>
 ROOTS_INLINE T highest() {
-  if constexpr (static_cast<T>(0.5) != T(0)) return T(__builtin_inf());
-  else return static_cast<T>(~(1ull << (sizeof(T) * 8 - 1)));
+  if constexpr (static_cast<T>(0.5) != T(0))
+    return T(__builtin_inf());
+  else
+    return static_cast<T>(~(1ull << (sizeof(T) * 8 - 1)));
 }
 template <class T>
 ROOTS_INLINE T lowest() {
-  if constexpr (static_cast<T>(0.5) != T(0)) return T(-__builtin_inf());
-  else return static_cast<T>(1ull << (sizeof(T) * 8 - 1));
+  if constexpr (static_cast<T>(0.5) != T(0))
+    return T(-__builtin_inf());
+  else
+    return static_cast<T>(1ull << (sizeof(T) * 8 - 1));
 }
 struct Max {
   template <class T>
-  static ROOTS_INLINE T identity() { return lowest<T>(); }
+  static ROOTS_INLINE T identity() {
+    return lowest<T>();
+  }
   template <class V>
-  static ROOTS_INLINE V combine(V a, V b) { return max(a, b); }
+  static ROOTS_INLINE V combine(V a, V b) {
+    return max(a, b);
+  }
 };
 struct Min {
   template <class T>
-  static ROOTS_INLINE T identity() { return highest<T>(); }
+  static ROOTS_INLINE T identity() {
+    return highest<T>();
+  }
   template <class V>
-  static ROOTS_INLINE V combine(V a, V b) { return min(a, b); }
+  static ROOTS_INLINE V combine(V a, V b) {
+    return min(a, b);
+  }
 };
 
 // Offset of the index-th element of axes [begin, end) of a view.
@@ -86,14 +102,16 @@ ROOTS_INLINE T reduce_run(const T* p, int64_t n, int64_t stride) {
 }
 
 template <class T, class Op>
-Status along_rows(const Context& context, const Tensor& x, const Tensor& out, int64_t outputs, int64_t reduced) {
+Status along_rows(const Context& context, const Tensor& x, const Tensor& out, int64_t outputs,
+                  int64_t reduced) {
   const int32_t kept = out.rank;
   const T* base = data<T>(x);
   const int64_t inner = x.rank > kept ? x.shape[x.rank - 1] : 1;
   const int64_t stride = x.rank > kept ? x.strides[x.rank - 1] : 1;
   // the reduced axes are one run when they are dense
   bool dense = true;
-  for (int32_t i = kept; i + 1 < x.rank; ++i) dense = dense && x.strides[i] == x.strides[i + 1] * x.shape[i + 1];
+  for (int32_t i = kept; i + 1 < x.rank; ++i)
+    dense = dense && x.strides[i] == x.strides[i + 1] * x.shape[i + 1];
   const int64_t run = dense ? reduced : inner;
   const int64_t runs = run > 0 ? reduced / run : 0;
   auto partial = [&](const T* p, int64_t begin, int64_t end) {
@@ -114,11 +132,13 @@ Status along_rows(const Context& context, const Tensor& x, const Tensor& out, in
     const int64_t per_chunk = kBlock / (reduced > 0 ? reduced : 1) + 1;
     context.parallel_for((outputs + per_chunk - 1) / per_chunk, [&](int64_t chunk) {
       const int64_t end = (chunk + 1) * per_chunk < outputs ? (chunk + 1) * per_chunk : outputs;
-      for (int64_t i = chunk * per_chunk; i < end; ++i) o[i] = partial(base + offset_of(x, 0, kept, i), 0, reduced);
+      for (int64_t i = chunk * per_chunk; i < end; ++i)
+        o[i] = partial(base + offset_of(x, 0, kept, i), 0, reduced);
     });
     return nullptr;
   }
-  T* parts = static_cast<T*>(context.workspace(context.host, 0, static_cast<size_t>(outputs * blocks) * sizeof(T)));
+  T* parts =
+      static_cast<T*>(context.workspace(context.host, 0, static_cast<size_t>(outputs * blocks) * sizeof(T)));
   CHECK(parts != nullptr, "out of memory");
   context.parallel_for(outputs * blocks, [&](int64_t chunk) {
     const int64_t i = chunk / blocks, b = chunk % blocks;
@@ -135,7 +155,8 @@ Status along_rows(const Context& context, const Tensor& x, const Tensor& out, in
 
 // The last kept axis is dense: add whole rows.
 template <class T, class Op>
-Status across_rows(const Context& context, const Tensor& x, const Tensor& out, int64_t outputs, int64_t reduced) {
+Status across_rows(const Context& context, const Tensor& x, const Tensor& out, int64_t outputs,
+                   int64_t reduced) {
   using V = Vec<T>;
   constexpr int64_t kWidth = V::kWidth;
   const int32_t kept = out.rank;
@@ -176,9 +197,10 @@ Status reduce(const Context& context, const Tensor& x, const Tensor& out) {
   const bool rows = out.rank > 0 && x.rank > out.rank && x.strides[out.rank - 1] == 1 &&
                     x.strides[x.rank - 1] != 1 && out.shape[out.rank - 1] > 1;
   switch (x.dtype) {
-#define ROOTS_CASE(dtype, T) \
-  case dtype: return rows ? across_rows<T, Op>(context, x, out, outputs, reduced) \
-                          : along_rows<T, Op>(context, x, out, outputs, reduced);
+#define ROOTS_CASE(dtype, T)                                            \
+  case dtype:                                                           \
+    return rows ? across_rows<T, Op>(context, x, out, outputs, reduced) \
+                : along_rows<T, Op>(context, x, out, outputs, reduced);
     ROOTS_CASE(DType::f32, float)
     ROOTS_CASE(DType::f64, double)
     ROOTS_CASE(DType::i32, int32_t)
@@ -217,11 +239,12 @@ Status argmax_typed(const Context& context, const Tensor& x, const Tensor& out) 
   return nullptr;
 }
 
-// The k largest of each row in descending order, the lower index first on ties, by insertion into a sorted list:
-// k is small beside the row.
+// The k largest of each row in descending order, the lower index first on ties, by insertion into a sorted
+// list: k is small beside the row.
 template <class T>
 Status topk_typed(const Context& context, const Tensor& x, const Tensor& values, const Tensor& indices) {
-  const int64_t n = x.shape[x.rank - 1], k = values.shape[values.rank - 1], rows = k > 0 ? numel(values) / k : 0;
+  const int64_t n = x.shape[x.rank - 1], k = values.shape[values.rank - 1],
+                rows = k > 0 ? numel(values) / k : 0;
   CHECK(k <= n, "k exceeds the axis");
   context.parallel_for(rows, [&](int64_t r) {
     const T* p = data<T>(x) + r * n;

@@ -8,8 +8,8 @@ namespace ROOTS_ISA {
 namespace {
 
 template <class T>
-Status forward(const Context& context, const Tensor& x, const T* weight, const Tensor& out, T* rstd, double eps,
-               int64_t width, int64_t rows) {
+Status forward(const Context& context, const Tensor& x, const T* weight, const Tensor& out, T* rstd,
+               double eps, int64_t width, int64_t rows) {
   using V = Vec<T>;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -43,7 +43,8 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
       const V s(rstd[r]);
       V sum;
       each_vector<T>(width, [&](int64_t i, int64_t n) {
-        sum = fma(V::load_partial(g + i, n) * V::load_partial(weight + i, n), V::load_partial(p + i, n) * s, sum);
+        sum = fma(V::load_partial(g + i, n) * V::load_partial(weight + i, n), V::load_partial(p + i, n) * s,
+                  sum);
       });
       const V mean_gh(horizontal_sum(sum) / static_cast<T>(width));
       each_vector<T>(width, [&](int64_t i, int64_t n) {
@@ -64,23 +65,28 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
   });
 }
 
-Status check(const Tensor& x, const Tensor& weight, const Tensor& y, const Tensor& rstd, int64_t* width, int64_t* rows) {
+Status check(const Tensor& x, const Tensor& weight, const Tensor& y, const Tensor& rstd, int64_t* width,
+             int64_t* rows) {
   CHECK(x.rank >= 1 && same_shape(x, y) && x.dtype == y.dtype, "shapes differ");
-  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(rstd) && is_contiguous(weight), "needs contiguous tensors");
+  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(rstd) && is_contiguous(weight),
+        "needs contiguous tensors");
   CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
   *width = x.shape[x.rank - 1];
   *rows = *width > 0 ? numel(x) / *width : 0;
-  CHECK(weight.rank == 1 && weight.shape[0] == *width && weight.dtype == x.dtype, "weight is a vector of the last axis");
+  CHECK(weight.rank == 1 && weight.shape[0] == *width && weight.dtype == x.dtype,
+        "weight is a vector of the last axis");
   CHECK(numel(rstd) == *rows && rstd.dtype == x.dtype, "one rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
-Status rms_norm_forward(const Context& context, Tensor x, Tensor weight, Tensor out, Tensor rstd, double eps) {
+Status rms_norm_forward(const Context& context, Tensor x, Tensor weight, Tensor out, Tensor rstd,
+                        double eps) {
   int64_t width, rows;
   if (const Status status = check(x, weight, out, rstd, &width, &rows)) return status;
-  if (x.dtype == DType::f32) return forward<float>(context, x, data<float>(weight), out, data<float>(rstd), eps, width, rows);
+  if (x.dtype == DType::f32)
+    return forward<float>(context, x, data<float>(weight), out, data<float>(rstd), eps, width, rows);
   return forward<double>(context, x, data<double>(weight), out, data<double>(rstd), eps, width, rows);
 }
 
@@ -89,9 +95,13 @@ Status rms_norm_backward(const Context& context, Tensor dy, Tensor x, Tensor wei
   int64_t width, rows;
   if (const Status status = check(x, weight, dx, rstd, &width, &rows)) return status;
   CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
-  CHECK(same_shape(dweight, weight) && dweight.dtype == x.dtype && is_contiguous(dweight), "dweight must be like weight");
-  if (x.dtype == DType::f32) return backward<float>(context, dy, x, data<float>(weight), data<float>(rstd), dx, data<float>(dweight), width, rows);
-  return backward<double>(context, dy, x, data<double>(weight), data<double>(rstd), dx, data<double>(dweight), width, rows);
+  CHECK(same_shape(dweight, weight) && dweight.dtype == x.dtype && is_contiguous(dweight),
+        "dweight must be like weight");
+  if (x.dtype == DType::f32)
+    return backward<float>(context, dy, x, data<float>(weight), data<float>(rstd), dx, data<float>(dweight),
+                           width, rows);
+  return backward<double>(context, dy, x, data<double>(weight), data<double>(rstd), dx, data<double>(dweight),
+                          width, rows);
 }
 
 }  // namespace ROOTS_ISA

@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al., arXiv 2104.09864). x, out (B, H, T, D); cos, sin (B or 1, T, D / 2):
-//   halves (Hugging Face Llama):  pairs are (i, i + D/2);  interleaved (original Llama): pairs are (2i, 2i + 1)
-//   (a, b) -> (a cos - b sin, b cos + a sin)
+//   halves (Hugging Face Llama):  pairs are (i, i + D/2);  interleaved (original Llama): pairs are (2i, 2i +
+//   1) (a, b) -> (a cos - b sin, b cos + a sin)
 // sign = -1 rotates back, which is the gradient.
 #include "cpu/declare.h"
 #include "cpu/rows.h"
@@ -10,8 +10,8 @@ namespace ROOTS_ISA {
 namespace {
 
 template <class T>
-Status rotate(const Context& context, const Tensor& x, const Tensor& cosines, const Tensor& sines, const Tensor& out,
-              bool interleaved, T sign) {
+Status rotate(const Context& context, const Tensor& x, const Tensor& cosines, const Tensor& sines,
+              const Tensor& out, bool interleaved, T sign) {
   using V = Vec<T>;
   const int64_t H = x.shape[1], length = x.shape[2], D = x.shape[3], half = D / 2;
   for_rows(context, x.shape[0] * H * length, D, [&](int64_t begin, int64_t end) {
@@ -42,13 +42,18 @@ Status rotate(const Context& context, const Tensor& x, const Tensor& cosines, co
 
 }  // namespace
 
-Status rope(const Context& context, Tensor x, Tensor cos, Tensor sin, Tensor out, int64_t interleaved, double sign) {
-  CHECK(x.rank == 4 && same_shape(x, out) && is_contiguous(out) && x.strides[3] == 1, "x has rank 4 and dense rows, out is contiguous");
+Status rope(const Context& context, Tensor x, Tensor cos, Tensor sin, Tensor out, int64_t interleaved,
+            double sign) {
+  CHECK(x.rank == 4 && same_shape(x, out) && is_contiguous(out) && x.strides[3] == 1,
+        "x has rank 4 and dense rows, out is contiguous");
   CHECK(x.shape[3] % 2 == 0, "the head size must be even");
-  CHECK(cos.rank == 3 && same_shape(cos, sin) && cos.strides[2] == 1 && sin.strides[2] == 1, "cos and sin have rank 3 and dense rows");
-  CHECK(cos.shape[0] == x.shape[0] && cos.shape[1] == x.shape[2] && cos.shape[2] * 2 == x.shape[3], "cos and sin do not match x");
+  CHECK(cos.rank == 3 && same_shape(cos, sin) && cos.strides[2] == 1 && sin.strides[2] == 1,
+        "cos and sin have rank 3 and dense rows");
+  CHECK(cos.shape[0] == x.shape[0] && cos.shape[1] == x.shape[2] && cos.shape[2] * 2 == x.shape[3],
+        "cos and sin do not match x");
   CHECK(x.dtype == cos.dtype && x.dtype == sin.dtype && x.dtype == out.dtype, "dtypes differ");
-  if (x.dtype == DType::f32) return rotate<float>(context, x, cos, sin, out, interleaved != 0, static_cast<float>(sign));
+  if (x.dtype == DType::f32)
+    return rotate<float>(context, x, cos, sin, out, interleaved != 0, static_cast<float>(sign));
   if (x.dtype == DType::f64) return rotate<double>(context, x, cos, sin, out, interleaved != 0, sign);
   return "needs float32 or float64";
 }

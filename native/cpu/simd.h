@@ -1,6 +1,6 @@
 // One vector of the compiled instruction set: arithmetic by the compiler's vector extensions, intrinsics only
-// where there is no operator (fma, square root, masked loads). Also exp and log, accurate to about one unit in the
-// last place for float and double, so that kernels need no math library.
+// where there is no operator (fma, square root, masked loads). Also exp and log, accurate to about one unit
+// in the last place for float and double, so that kernels need no math library.
 //
 // Everything is in an anonymous namespace: an inline function shared between instruction sets would let the
 // linker keep the AVX-512 copy for a processor that has none.
@@ -27,8 +27,8 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-// f(0), f(1), … f(N - 1), unrolled before the optimiser looks at arrays: accumulators then stay in registers, which an
-// unroll pragma alone does not guarantee.
+// f(0), f(1), … f(N - 1), unrolled before the optimiser looks at arrays: accumulators then stay in registers,
+// which an unroll pragma alone does not guarantee.
 template <int I>
 struct Index {
   static constexpr int value = I;
@@ -42,16 +42,17 @@ ROOTS_INLINE void unrolled(const F& f) {
   }
 }
 
-// The compiler's vector types, one specialisation per element type: the attribute does not work on a dependent type.
+// The compiler's vector types, one specialisation per element type: the attribute does not work on a
+// dependent type.
 template <class T>
 struct RawVector;
-#define ROOTS_RAW_VECTOR(T, I)                                                                     \
-  template <>                                                                                     \
-  struct RawVector<T> {                                                                           \
-    using Int = I;                                                                                \
-    typedef T Type __attribute__((vector_size(kVectorBytes)));                                    \
-    typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));        \
-    typedef I Mask __attribute__((vector_size(kVectorBytes)));                                    \
+#define ROOTS_RAW_VECTOR(T, I)                                                             \
+  template <>                                                                              \
+  struct RawVector<T> {                                                                    \
+    using Int = I;                                                                         \
+    typedef T Type __attribute__((vector_size(kVectorBytes)));                             \
+    typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias)); \
+    typedef I Mask __attribute__((vector_size(kVectorBytes)));                             \
   };
 ROOTS_RAW_VECTOR(float, int32_t)
 ROOTS_RAW_VECTOR(double, int64_t)
@@ -219,8 +220,8 @@ struct ExpConstants<double> {
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
 };
 
-// e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln(2)/2, e^r by its Taylor polynomial. 2^n is applied in two
-// halves so that denormal results and the step to infinity come out right. NaN stays NaN.
+// e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln(2)/2, e^r by its Taylor polynomial. 2^n is applied in
+// two halves so that denormal results and the step to infinity come out right. NaN stays NaN.
 template <class T>
 ROOTS_INLINE Vec<T> exp(Vec<T> x) {
   using C = ExpConstants<T>;
@@ -307,7 +308,8 @@ ROOTS_INLINE Vec<T> log(Vec<T> x) {
   return select<T>(x != x, x, result);
 }
 
-// --- 16-bit floats ---------------------------------------------------------------------------------------------
+// --- 16-bit floats
+// ---------------------------------------------------------------------------------------------
 
 ROOTS_INLINE float bf16_to_f32(uint16_t h) {
   const uint32_t bits = static_cast<uint32_t>(h) << 16;
@@ -353,7 +355,8 @@ ROOTS_INLINE uint16_t f32_to_f16(float f) {
   if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
   if (bits < 0x38800000u) {
-    // denormal result: adding 0.5 aligns the mantissa so that the addition itself rounds to multiples of 2^-24
+    // denormal result: adding 0.5 aligns the mantissa so that the addition itself rounds to multiples of
+    // 2^-24
     float magnitude;
     __builtin_memcpy(&magnitude, &bits, 4);
     magnitude += 0.5f;

@@ -1,5 +1,5 @@
-// softmax and log_softmax over the last axis, forward and backward (from the output). A row of -infinity gives
-// zeros (softmax), not NaN.
+// softmax and log_softmax over the last axis, forward and backward (from the output). A row of -infinity
+// gives zeros (softmax), not NaN.
 #include "cpu/declare.h"
 #include "cpu/rows.h"
 
@@ -8,7 +8,8 @@ namespace ROOTS_ISA {
 namespace {
 
 template <class T>
-Status softmax_typed(const Context& context, const Tensor& x, const Tensor& out, int64_t width, int64_t rows) {
+Status softmax_typed(const Context& context, const Tensor& x, const Tensor& out, int64_t width,
+                     int64_t rows) {
   using V = Vec<T>;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -20,19 +21,24 @@ Status softmax_typed(const Context& context, const Tensor& x, const Tensor& out,
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         const V e = exp(V::load_partial(p + i, n) - V(shift));
         e.store_partial(y + i, n);
-        if (n == V::kWidth) sum = sum + e;
-        else for (int64_t j = 0; j < n; ++j) tail += e.v[j];
+        if (n == V::kWidth)
+          sum = sum + e;
+        else
+          for (int64_t j = 0; j < n; ++j) tail += e.v[j];
       });
       const T total = horizontal_sum(sum) + tail;
       const V inverse(top == T(-__builtin_inf()) ? T(0) : T(1) / total);
-      each_vector<T>(width, [&](int64_t i, int64_t n) { (V::load_partial(y + i, n) * inverse).store_partial(y + i, n); });
+      each_vector<T>(width, [&](int64_t i, int64_t n) {
+        (V::load_partial(y + i, n) * inverse).store_partial(y + i, n);
+      });
     }
   });
   return nullptr;
 }
 
 template <class T>
-Status log_softmax_typed(const Context& context, const Tensor& x, const Tensor& out, int64_t width, int64_t rows) {
+Status log_softmax_typed(const Context& context, const Tensor& x, const Tensor& out, int64_t width,
+                         int64_t rows) {
   using V = Vec<T>;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -50,8 +56,8 @@ Status log_softmax_typed(const Context& context, const Tensor& x, const Tensor& 
 
 // softmax: dx = y (dy - sum(dy y));  log_softmax: dx = dy - exp(y) sum(dy)
 template <class T, bool Log>
-Status backward_typed(const Context& context, const Tensor& dy, const Tensor& y, const Tensor& dx, int64_t width,
-                      int64_t rows) {
+Status backward_typed(const Context& context, const Tensor& dy, const Tensor& y, const Tensor& dx,
+                      int64_t width, int64_t rows) {
   using V = Vec<T>;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {

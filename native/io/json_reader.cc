@@ -51,10 +51,14 @@ bool JsonReader::hex4(uint32_t* out) {
   for (int i = 0; i < 4; ++i) {
     const char c = data_[at_++];
     uint32_t digit;
-    if (c >= '0' && c <= '9') digit = static_cast<uint32_t>(c - '0');
-    else if (c >= 'a' && c <= 'f') digit = static_cast<uint32_t>(c - 'a' + 10);
-    else if (c >= 'A' && c <= 'F') digit = static_cast<uint32_t>(c - 'A' + 10);
-    else return fail("bad \\u escape");
+    if (c >= '0' && c <= '9')
+      digit = static_cast<uint32_t>(c - '0');
+    else if (c >= 'a' && c <= 'f')
+      digit = static_cast<uint32_t>(c - 'a' + 10);
+    else if (c >= 'A' && c <= 'F')
+      digit = static_cast<uint32_t>(c - 'A' + 10);
+    else
+      return fail("bad \\u escape");
     value = value << 4 | digit;
   }
   *out = value;
@@ -163,7 +167,8 @@ bool JsonReader::unsigned_integer(uint64_t* out) {
       return fail("integer above 2^64 - 1");
     ++at_;
   }
-  if (at_ < size_ && (data_[at_] == '.' || data_[at_] == 'e' || data_[at_] == 'E')) return fail("expected an integer");
+  if (at_ < size_ && (data_[at_] == '.' || data_[at_] == 'e' || data_[at_] == 'E'))
+    return fail("expected an integer");
   *out = value;
   return true;
 }
@@ -203,7 +208,8 @@ bool JsonReader::number() {
 
 bool JsonReader::literal(std::string_view word) {
   skip_space();
-  if (size_ - at_ < word.size() || std::string_view(data_ + at_, word.size()) != word) return fail("unexpected character");
+  if (size_ - at_ < word.size() || std::string_view(data_ + at_, word.size()) != word)
+    return fail("unexpected character");
   at_ += word.size();
   return true;
 }

@@ -11,7 +11,8 @@ namespace roots {
 
 class JsonReader {
  public:
-  JsonReader(const char* data, size_t size, int max_depth) : data_(data), size_(size), max_depth_(max_depth) {}
+  JsonReader(const char* data, size_t size, int max_depth)
+      : data_(data), size_(size), max_depth_(max_depth) {}
 
   // Each of these returns false after recording an error.
   bool peek(char* next);                 // the first character of the next value, whitespace skipped

@@ -9,10 +9,10 @@ namespace roots {
 
 int safetensors_dtype_bits(const std::string& dtype) {
   static const std::pair<const char*, int> kBits[] = {
-      {"BOOL", 8},    {"U8", 8},      {"I8", 8},        {"U16", 16},         {"I16", 16},       {"U32", 32},
-      {"I32", 32},    {"U64", 64},    {"I64", 64},      {"F16", 16},         {"BF16", 16},      {"F32", 32},
-      {"F64", 64},    {"C64", 64},    {"F8_E4M3", 8},   {"F8_E5M2", 8},      {"F8_E8M0", 8},    {"F8_E4M3FNUZ", 8},
-      {"F8_E5M2FNUZ", 8}, {"F4", 4},  {"F6_E2M3", 6},   {"F6_E3M2", 6}};
+      {"BOOL", 8},        {"U8", 8},   {"I8", 8},      {"U16", 16},    {"I16", 16},    {"U32", 32},
+      {"I32", 32},        {"U64", 64}, {"I64", 64},    {"F16", 16},    {"BF16", 16},   {"F32", 32},
+      {"F64", 64},        {"C64", 64}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+      {"F8_E5M2FNUZ", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}};
   for (const auto& [name, bits] : kBits)
     if (dtype == name) return bits;
   return 0;
@@ -48,10 +48,13 @@ class HeaderParser {
   ParseError run() {
     const bool ok = reader_.object([this](const std::string& name) {
       return name == "__metadata__" ? metadata() : tensor(name);
-    }) && reader_.end() && layout();
+    }) && reader_.end() &&
+                    layout();
     if (ok) return {};
     if (error_.verdict == Verdict::ok) {
-      error_.verdict = reader_.error() && std::string(reader_.error()) == "nested too deeply" ? Verdict::limit : Verdict::malformed;
+      error_.verdict = reader_.error() && std::string(reader_.error()) == "nested too deeply"
+                           ? Verdict::limit
+                           : Verdict::malformed;
       error_.message = std::string("header JSON: ") + (reader_.error() ? reader_.error() : "malformed") +
                        " at byte " + std::to_string(reader_.position());
     }
@@ -111,7 +114,8 @@ class HeaderParser {
         if (!reader_.array([&] {
               uint64_t n;
               if (!reader_.unsigned_integer(&n)) return false;
-              if (offsets.size() >= 2) return refuse("tensor " + quoted(name) + ": data_offsets needs two numbers");
+              if (offsets.size() >= 2)
+                return refuse("tensor " + quoted(name) + ": data_offsets needs two numbers");
               offsets.push_back(n);
               return true;
             }))
@@ -136,13 +140,15 @@ class HeaderParser {
     if (bits == 0) return refuse("tensor " + quoted(entry.name) + ": unknown dtype " + quoted(entry.dtype));
     uint64_t count = 1, total_bits;
     for (const uint64_t n : entry.shape)
-      if (__builtin_mul_overflow(count, n, &count)) return refuse("tensor " + quoted(entry.name) + ": shape overflows");
+      if (__builtin_mul_overflow(count, n, &count))
+        return refuse("tensor " + quoted(entry.name) + ": shape overflows");
     if (__builtin_mul_overflow(count, static_cast<uint64_t>(bits), &total_bits))
       return refuse("tensor " + quoted(entry.name) + ": size overflows");
     if (total_bits % 8 != 0) return refuse("tensor " + quoted(entry.name) + ": ends inside a byte");
     if (entry.begin > entry.end || entry.end > data_size_)
       return refuse("tensor " + quoted(entry.name) + ": data_offsets [" + std::to_string(entry.begin) + ", " +
-                    std::to_string(entry.end) + "] lie outside the " + std::to_string(data_size_) + " data bytes");
+                    std::to_string(entry.end) + "] lie outside the " + std::to_string(data_size_) +
+                    " data bytes");
     if (entry.end - entry.begin != total_bits / 8)
       return refuse("tensor " + quoted(entry.name) + ": " + std::to_string(entry.end - entry.begin) +
                     " data bytes, but dtype and shape need " + std::to_string(total_bits / 8));
@@ -178,7 +184,8 @@ class HeaderParser {
 
 }  // namespace
 
-ParseError parse_safetensors_header(const char* header, size_t size, uint64_t data_size, SafetensorsHeader* out) {
+ParseError parse_safetensors_header(const char* header, size_t size, uint64_t data_size,
+                                    SafetensorsHeader* out) {
   return HeaderParser(header, size, data_size, out).run();
 }
 

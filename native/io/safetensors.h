@@ -1,5 +1,5 @@
-// The header of a safetensors file, parsed by a strict policy (docs/formats.md): what is accepted here describes
-// every byte of the file exactly once.
+// The header of a safetensors file, parsed by a strict policy (docs/formats.md): what is accepted here
+// describes every byte of the file exactly once.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,10 @@ struct ParseError {
   std::string message;
 };
 
-// header: the N bytes after the length; data_size: bytes after them. Bit width of a dtype of the format, or 0.
-ParseError parse_safetensors_header(const char* header, size_t size, uint64_t data_size, SafetensorsHeader* out);
+// header: the N bytes after the length; data_size: bytes after them. Bit width of a dtype of the format, or
+// 0.
+ParseError parse_safetensors_header(const char* header, size_t size, uint64_t data_size,
+                                    SafetensorsHeader* out);
 int safetensors_dtype_bits(const std::string& dtype);
 
 }  // namespace roots

@@ -36,7 +36,8 @@ void* Allocator::allocate(size_t bytes) {
     found->second.pop_back();
     stats_.cached_bytes -= static_cast<int64_t>(rounded);
   } else {
-    if (stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) > stats_.limit_bytes) drop_cache_locked();
+    if (stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) > stats_.limit_bytes)
+      drop_cache_locked();
     if (backend_->allocate(rounded, &data) != nullptr) {
       drop_cache_locked();
       if (backend_->allocate(rounded, &data) != nullptr) return nullptr;

@@ -1,4 +1,5 @@
-// Device bytes with a reference count: one for the JavaScript handle, one for every queued kernel that uses them.
+// Device bytes with a reference count: one for the JavaScript handle, one for every queued kernel that uses
+// them.
 #pragma once
 
 #include <atomic>
@@ -19,7 +20,8 @@ class Storage {
   size_t bytes() const { return bytes_; }
 
  private:
-  Storage(Allocator* allocator, void* data, size_t bytes) : allocator_(allocator), data_(data), bytes_(bytes) {}
+  Storage(Allocator* allocator, void* data, size_t bytes)
+      : allocator_(allocator), data_(data), bytes_(bytes) {}
 
   std::atomic<int> references_{1};
   Allocator* allocator_;

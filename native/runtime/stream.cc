@@ -3,6 +3,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "runtime/thread_pool.h"
 
@@ -29,8 +32,14 @@ struct Buffer {
     free(data);
     bytes = 0;
     data = nullptr;
-    const size_t size = wanted + wanted / 4;
-    if (posix_memalign(&data, size >= kHugePage ? kHugePage : kAlignment, size) != 0) return data = nullptr;
+    // Large buffers are whole huge pages: packed panels stream through them again and again.
+    size_t size = wanted + wanted / 4;
+    const bool large = size >= kHugePage / 8;
+    if (large) size = (size + kHugePage - 1) / kHugePage * kHugePage;
+    if (posix_memalign(&data, large ? kHugePage : kAlignment, size) != 0) return data = nullptr;
+#if defined(__linux__)
+    if (large) madvise(data, size, MADV_HUGEPAGE);
+#endif
     bytes = size;
     return data;
   }
@@ -61,7 +70,8 @@ Stream::Stream() : inline_(wants_inline()), buffers_(std::make_unique<Buffers>()
   context_.run_chunks = run_chunks;
   context_.scratch = scratch;
   context_.workspace = [](void* host, int32_t slot, size_t bytes) -> void* {
-    return slot >= 0 && slot < kSlots ? static_cast<Buffers*>(host)->workspace[slot].at_least(bytes) : nullptr;
+    return slot >= 0 && slot < kSlots ? static_cast<Buffers*>(host)->workspace[slot].at_least(bytes)
+                                      : nullptr;
   };
   if (!inline_) ring_.resize(kCapacity);
 }
@@ -102,7 +112,8 @@ void Stream::work() {
       if ((spins & 63) != 63 || std::chrono::steady_clock::now() - start < kSpinTime) continue;
       std::unique_lock lock(mutex_);
       sleeping_.store(true, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return submitted_.load(std::memory_order_seq_cst) != index || stopping_.load(); });
+      wake_.wait(lock,
+                 [&] { return submitted_.load(std::memory_order_seq_cst) != index || stopping_.load(); });
       sleeping_.store(false, std::memory_order_relaxed);
     }
     Task* task = ring_[index % kCapacity];

@@ -1,5 +1,6 @@
-// Work in order. Kernels are queued and run on the stream's own thread, so the JavaScript thread only describes
-// them; ROOTS_STREAM=inline runs each at once on the caller instead, which puts a native stack under the guilty line.
+// Work in order. Kernels are queued and run on the stream's own thread, so the JavaScript thread only
+// describes them; ROOTS_STREAM=inline runs each at once on the caller instead, which puts a native stack
+// under the guilty line.
 //
 // One producer (the thread of one Node environment). Errors stay in the stream until the next read.
 #pragma once
@@ -46,7 +47,8 @@ class Stream {
   void work();
   void execute(Task& task);
 
-  static constexpr uint64_t kCapacity = 4096;  // tasks: enough to run ahead of the device, few enough to bound memory
+  static constexpr uint64_t kCapacity =
+      4096;  // tasks: enough to run ahead of the device, few enough to bound memory
 
   const bool inline_;
   Context context_;

@@ -109,8 +109,10 @@ void ThreadPool::run(int64_t chunks, void (*body)(void*, int64_t), void* argumen
   for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < chunks;) body(argument, i);
   state_.fetch_and(~uint64_t{1}, std::memory_order_acq_rel);  // closed: nobody joins any more
   for (int spins = 0; state_.load(std::memory_order_acquire) & 0xfffe; ++spins) {
-    if (spins < 2000) pause();
-    else std::this_thread::yield();
+    if (spins < 2000)
+      pause();
+    else
+      std::this_thread::yield();
   }
   busy_.store(false, std::memory_order_release);
 }

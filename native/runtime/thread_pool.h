@@ -1,5 +1,5 @@
-// The process's worker threads. A job is a counter of chunks; the caller works too and never waits for a worker
-// that has not joined the job, so a busy machine slows it in proportion and no more.
+// The process's worker threads. A job is a counter of chunks; the caller works too and never waits for a
+// worker that has not joined the job, so a busy machine slows it in proportion and no more.
 #pragma once
 
 #include <atomic>
@@ -20,8 +20,8 @@ class ThreadPool {
   int threads() const { return threads_.load(std::memory_order_relaxed); }
   void set_threads(int count);
 
-  // Runs body(argument, i) for all i in [0, chunks). Runs everything on the caller when the pool is already busy
-  // with the job of another thread.
+  // Runs body(argument, i) for all i in [0, chunks). Runs everything on the caller when the pool is already
+  // busy with the job of another thread.
   void run(int64_t chunks, void (*body)(void*, int64_t), void* argument);
 
  private:

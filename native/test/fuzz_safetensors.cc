@@ -1,4 +1,5 @@
-// libFuzzer target: any header is accepted or refused with a message, and an accepted one describes all of its data.
+// libFuzzer target: any header is accepted or refused with a message, and an accepted one describes all of
+// its data.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -1,5 +1,6 @@
-// The parts of runtime/ that TypeScript cannot reach precisely: allocator arithmetic, the pool under contention, the
-// stream's order and errors. Exits 1 with the line of the first failure. Runs under ASan and TSan too.
+// The parts of runtime/ that TypeScript cannot reach precisely: allocator arithmetic, the pool under
+// contention, the stream's order and errors. Exits 1 with the line of the first failure. Runs under ASan and
+// TSan too.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -15,12 +16,12 @@
 namespace {
 
 int g_failures = 0;
-#define EXPECT(condition)                                                        \
-  do {                                                                           \
-    if (!(condition)) {                                                          \
-      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                 \
-      ++g_failures;                                                              \
-    }                                                                            \
+#define EXPECT(condition)                                         \
+  do {                                                            \
+    if (!(condition)) {                                           \
+      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      ++g_failures;                                               \
+    }                                                             \
   } while (0)
 
 void allocator() {
@@ -52,7 +53,8 @@ void pool() {
     for (int round = 0; round < 2000; ++round) {
       std::atomic<int64_t> sum{0};
       const int64_t chunks = 1 + round % 17;
-      pool.run(chunks, [](void* s, int64_t i) { static_cast<std::atomic<int64_t>*>(s)->fetch_add(i + 1); }, &sum);
+      pool.run(
+          chunks, [](void* s, int64_t i) { static_cast<std::atomic<int64_t>*>(s)->fetch_add(i + 1); }, &sum);
       EXPECT(sum == chunks * (chunks + 1) / 2);
     }
   }
@@ -87,7 +89,8 @@ void stream() {
   for (int round = 0; round < 20; ++round) {
     std::vector<int> order;
     roots::Stream s;
-    for (int i = 0; i < 10000; ++i) s.submit(std::make_unique<Count>(&order, i, i == 5 ? "on purpose" : nullptr));
+    for (int i = 0; i < 10000; ++i)
+      s.submit(std::make_unique<Count>(&order, i, i == 5 ? "on purpose" : nullptr));
     s.synchronize();
     EXPECT(order.size() == 10000);
     for (int i = 0; i < 10000 && i < static_cast<int>(order.size()); ++i) EXPECT(order[i] == i);

@@ -1,5 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import { backward, keep, memory, noGrad, ones, randn, synchronize, tensor, tidy } from '../../lib/index.js';
+import {
+  backward,
+  keep,
+  memory,
+  noGrad,
+  ones,
+  randn,
+  synchronize,
+  tensor,
+  tidy,
+} from '../../lib/index.js';
 import { expectNoLeak, numbers } from '../harness.js';
 
 describe('backward', () => {
@@ -44,7 +54,9 @@ describe('backward', () => {
     const x = tensor([1, 2], { requiresGrad: true });
     expect(() => x.mul(2).backward()).toThrow(/expected a tensor of one element/);
     expect(() => x.mul(2).backward(ones([3]))).toThrow(/gradient has shape \[3\], expected \[2\]/);
-    expect(() => tensor([1], { dtype: 'int32', requiresGrad: true })).toThrow(/only floating-point/);
+    expect(() => tensor([1], { dtype: 'int32', requiresGrad: true })).toThrow(
+      /only floating-point/,
+    );
   });
   it('survives a chain of 20000 operations without recursion', async () => {
     const x = tensor([1], { requiresGrad: true });
@@ -94,7 +106,10 @@ describe('memory', () => {
     expect(kept.isDisposed).toBe(false);
   });
   it('views share bytes and outlive their base', async () => {
-    const base = tensor([[1, 2], [3, 4]]);
+    const base = tensor([
+      [1, 2],
+      [3, 4],
+    ]);
     const before = memory().bytes;
     const row = base.select(0, 1);
     const t = base.transpose();

@@ -10,7 +10,10 @@ const main = new URL('../../dist/cli/main.js', import.meta.url).pathname;
 const work = mkdtempSync(join(tmpdir(), 'roots-cli-'));
 
 function roots(...args: string[]): { status: number | null; out: string; err: string } {
-  const r = spawnSync(process.execPath, [main, ...args], { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } });
+  const r = spawnSync(process.execPath, [main, ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, NODE_OPTIONS: '' },
+  });
   return { status: r.status, out: r.stdout, err: r.stderr };
 }
 const json = (...args: string[]): Record<string, never> => {
@@ -32,7 +35,13 @@ describe('help and mistakes', () => {
       expect(r.out).toContain(name);
       expect(roots(name, '--help').out).toMatch(new RegExp(`roots ${name}`));
     }
-    expect(roots('--version').out.trim()).toBe((JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }).version);
+    expect(roots('--version').out.trim()).toBe(
+      (
+        JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+          version: string;
+        }
+      ).version,
+    );
   });
   it.each([
     [['frobnicate'], /unknown command "frobnicate"; expected one of info, generate/],
@@ -55,7 +64,9 @@ describe('help and mistakes', () => {
     expect(roots('info', '/no/such').status).toBe(1);
   });
   it('devices', () => {
-    expect(json('devices')).toEqual([{ device: 'cpu', isa: expect.stringMatching(/baseline|avx/), threads: expect.any(Number) }]);
+    expect(json('devices')).toEqual([
+      { device: 'cpu', isa: expect.stringMatching(/baseline|avx/), threads: expect.any(Number) },
+    ]);
   });
 });
 
@@ -63,47 +74,156 @@ describeWithFixtures('on checkpoints', () => {
   const gpt2 = fixture('checkpoints/gpt2-shakespeare');
   it('info', () => {
     const info = json('info', gpt2);
-    expect(info).toMatchObject({ architecture: 'GPT2LMHeadModel', parameters: 940800, dtype: 'float32', config: { n_layer: 4 } });
+    expect(info).toMatchObject({
+      architecture: 'GPT2LMHeadModel',
+      parameters: 940800,
+      dtype: 'float32',
+      config: { n_layer: 4 },
+    });
     expect(info['bytes']).toBeGreaterThan(3.7e6);
   });
   it('generate', () => {
-    const ref = (fixtureJson('refs/gpt2-shakespeare/reference.json')['generation'] as { prompt: string; prompt_ids: number[]; greedy: { ids: number[][]; text: string[] } }[])[0]!;
+    const ref = (
+      fixtureJson('refs/gpt2-shakespeare/reference.json')['generation'] as {
+        prompt: string;
+        prompt_ids: number[];
+        greedy: { ids: number[][]; text: string[] };
+      }[]
+    )[0]!;
     const r = json('generate', gpt2, '--prompt', ref.prompt, '--max-new-tokens', '40', '--greedy');
     expect(r['text']).toBe(ref.greedy.text[0]);
     expect(r['tokens']).toEqual(ref.greedy.ids[0]);
     expect(r['promptTokens']).toEqual(ref.prompt_ids);
     expect(r['tokensPerSecond']).toBeGreaterThan(1);
-    expect(roots('generate', gpt2, '--prompt', ref.prompt, '--max-new-tokens', '40').out).toBe(`${ref.greedy.text[0]}\n`);
-    const [a, b] = [1, 1].map((seed) => json('generate', gpt2, '--prompt', 'A', '--max-new-tokens', '9', '--temperature', '0.8', '--top-p', '0.9', '--seed', String(seed))['tokens']);
+    expect(roots('generate', gpt2, '--prompt', ref.prompt, '--max-new-tokens', '40').out).toBe(
+      `${ref.greedy.text[0]}\n`,
+    );
+    const [a, b] = [1, 1].map(
+      (seed) =>
+        json(
+          'generate',
+          gpt2,
+          '--prompt',
+          'A',
+          '--max-new-tokens',
+          '9',
+          '--temperature',
+          '0.8',
+          '--top-p',
+          '0.9',
+          '--seed',
+          String(seed),
+        )['tokens'],
+    );
     expect(a).toEqual(b);
   });
   it('eval', () => {
-    const r = json('eval', gpt2, '--task', 'perplexity', '--text', fixture('refs/gpt2-shakespeare/ppl_text.txt'), '--context', '128');
+    const r = json(
+      'eval',
+      gpt2,
+      '--task',
+      'perplexity',
+      '--text',
+      fixture('refs/gpt2-shakespeare/ppl_text.txt'),
+      '--context',
+      '128',
+    );
     expect(Math.abs(Number(r['perplexity']) / 43.14186800242309 - 1)).toBeLessThan(1e-3);
     expect(r['tokens']).toBe(8802);
     expect(roots('eval', gpt2, '--text', '/no/text').err).toMatch(/no such file/);
-    expect(roots('eval', gpt2, '--text', fixture('refs/gpt2-shakespeare/ppl_text.txt'), '--context', '4096').err).toMatch(/context must be an integer from 2 to the model's 128/);
+    expect(
+      roots(
+        'eval',
+        gpt2,
+        '--text',
+        fixture('refs/gpt2-shakespeare/ppl_text.txt'),
+        '--context',
+        '4096',
+      ).err,
+    ).toMatch(/context must be an integer from 2 to the model's 128/);
   });
   it('compress', () => {
     const calibration = join(work, 'calibration.txt');
-    writeFileSync(calibration, readFileSync(fixture('datasets/tinyshakespeare/input.txt'), 'utf8').slice(0, 100_000));
+    writeFileSync(
+      calibration,
+      readFileSync(fixture('datasets/tinyshakespeare/input.txt'), 'utf8').slice(0, 100_000),
+    );
     const out = join(work, 'small');
-    const r = json('compress', gpt2, '--out', out, '--calibration', calibration, '--eval', fixture('refs/gpt2-shakespeare/ppl_text.txt'), '--prune', 'ffn=0.25', '--quantize', 'w8a8', '--seed', '1');
+    const r = json(
+      'compress',
+      gpt2,
+      '--out',
+      out,
+      '--calibration',
+      calibration,
+      '--eval',
+      fixture('refs/gpt2-shakespeare/ppl_text.txt'),
+      '--prune',
+      'ffn=0.25',
+      '--quantize',
+      'w8a8',
+      '--seed',
+      '1',
+    );
     expect(r['stages']).toHaveLength(2);
     expect(JSON.parse(readFileSync(join(out, 'report.json'), 'utf8'))).toEqual(r);
     expect(existsSync(join(out, 'report.html'))).toBe(true);
     expect(json('info', out)).toMatchObject({ architecture: 'GPT2LMHeadModel', dtype: 'int8' });
-    expect(json('generate', out, '--prompt', 'ROMEO:', '--max-new-tokens', '5')['tokens']).toHaveLength(5);
-    expect(roots('compress', gpt2, '--out', out, '--calibration', calibration, '--eval', calibration, '--quantize', 'w8a8').err).toMatch(/identical/);
-    expect(roots('compress', gpt2, '--out', out, '--calibration', calibration, '--eval', fixture('refs/gpt2-shakespeare/ppl_text.txt'), '--prune', 'ffn=lots').err).toMatch(/--prune takes parts like/);
+    expect(
+      json('generate', out, '--prompt', 'ROMEO:', '--max-new-tokens', '5')['tokens'],
+    ).toHaveLength(5);
+    expect(
+      roots(
+        'compress',
+        gpt2,
+        '--out',
+        out,
+        '--calibration',
+        calibration,
+        '--eval',
+        calibration,
+        '--quantize',
+        'w8a8',
+      ).err,
+    ).toMatch(/identical/);
+    expect(
+      roots(
+        'compress',
+        gpt2,
+        '--out',
+        out,
+        '--calibration',
+        calibration,
+        '--eval',
+        fixture('refs/gpt2-shakespeare/ppl_text.txt'),
+        '--prune',
+        'ffn=lots',
+      ).err,
+    ).toMatch(/--prune takes parts like/);
   });
 });
 
 describe('bench', () => {
   it.each(['gemm', 'attention', 'int8'])('%s prints machine, peak and rows', (name) => {
-    const r = json('bench', name, '--sizes', '64', '--threads', '1') as unknown as { machine: object; peak: { f32: number }; rows: { kernel: string; gflops: number; ofPeak: number | null; shape: string; isa: string; ms: number }[] };
+    const r = json('bench', name, '--sizes', '64', '--threads', '1') as unknown as {
+      machine: object;
+      peak: { f32: number };
+      rows: {
+        kernel: string;
+        gflops: number;
+        ofPeak: number | null;
+        shape: string;
+        isa: string;
+        ms: number;
+      }[];
+    };
     expect(r.peak.f32).toBeGreaterThan(1);
     expect(r.rows.length).toBeGreaterThan(1);
-    for (const row of r.rows) expect([row.ms > 0, row.gflops > 0, row.ofPeak === null || row.ofPeak > 0]).toEqual([true, true, true]);
+    for (const row of r.rows)
+      expect([row.ms > 0, row.gflops > 0, row.ofPeak === null || row.ofPeak > 0]).toEqual([
+        true,
+        true,
+        true,
+      ]);
   });
 });

@@ -8,7 +8,16 @@ import { exportConfig, exportRules } from '../../lib/compress/export_rules.js';
 import { chooseGroups, damped, repair } from '../../lib/compress/prune/least_squares.js';
 import { smallest } from '../../lib/compress/prune/magnitude.js';
 import type { JsonObject } from '../../lib/io/json.js';
-import { describeWithFixtures, expectClose, expectNoLeak, fixture, fixtureJson, fixtureTensors, normal, numbers } from '../harness.js';
+import {
+  describeWithFixtures,
+  expectClose,
+  expectNoLeak,
+  fixture,
+  fixtureJson,
+  fixtureTensors,
+  normal,
+  numbers,
+} from '../harness.js';
 
 const text = (path: string): string => readFileSync(fixture(path), 'utf8');
 const shakespeare = fixture('checkpoints/gpt2-shakespeare');
@@ -28,26 +37,49 @@ function shakespeareOptions(more: Partial<CompressOptions>): CompressOptions {
 describeWithFixtures('quantize (G07)', () => {
   for (const scheme of ['w8a8', 'w8a16'] as const)
     it(`${scheme}: perplexity within 0.5 %, smaller, reloaded by us, in the compressed-tensors layout`, async () => {
-      for (const [folder, evalFile] of [[shakespeare, 'refs/gpt2-shakespeare/ppl_text.txt'], [stories, 'refs/stories260K-llama/ppl_text.txt']] as const) {
-        const options = { ...shakespeareOptions({ quantize: scheme }), evalText: text(evalFile).slice(0, 6000) };
+      for (const [folder, evalFile] of [
+        [shakespeare, 'refs/gpt2-shakespeare/ppl_text.txt'],
+        [stories, 'refs/stories260K-llama/ppl_text.txt'],
+      ] as const) {
+        const options = {
+          ...shakespeareOptions({ quantize: scheme }),
+          evalText: text(evalFile).slice(0, 6000),
+        };
         const r = await compress(folder, options);
         expect(r.stages[0]!.accepted).toBe(true);
         expect(Math.abs(r.ratio.perplexity - 1)).toBeLessThan(0.005);
         expect(r.after.kld).toBeLessThan(0.005);
         expect(r.ratio.disk).toBeGreaterThan(2);
-        const config = JSON.parse(readFileSync(join(options.out, 'config.json'), 'utf8')) as { quantization_config: { quant_method: string; format: string; config_groups: { group_0: { weights: JsonObject } } } };
+        const config = JSON.parse(readFileSync(join(options.out, 'config.json'), 'utf8')) as {
+          quantization_config: {
+            quant_method: string;
+            format: string;
+            config_groups: { group_0: { weights: JsonObject } };
+          };
+        };
         expect(config.quantization_config.quant_method).toBe('compressed-tensors');
-        expect(config.quantization_config.format).toBe(scheme === 'w8a8' ? 'int-quantized' : 'pack-quantized');
+        expect(config.quantization_config.format).toBe(
+          scheme === 'w8a8' ? 'int-quantized' : 'pack-quantized',
+        );
         const file = await openSafetensors(join(options.out, 'model.safetensors'));
-        const layer = folder === shakespeare ? 'transformer.h.0.mlp.c_fc' : 'model.layers.0.mlp.up_proj';
+        const layer =
+          folder === shakespeare ? 'transformer.h.0.mlp.c_fc' : 'model.layers.0.mlp.up_proj';
         expect(file.info(`${layer}.weight_scale`).shape[1]).toBe(1);
         if (scheme === 'w8a8') expect(file.info(`${layer}.weight`).dtype).toBe('I8');
-        else expect([file.info(`${layer}.weight_packed`).dtype, file.info(`${layer}.weight_shape`).dtype]).toEqual(['I32', 'I64']);
+        else
+          expect([
+            file.info(`${layer}.weight_packed`).dtype,
+            file.info(`${layer}.weight_shape`).dtype,
+          ]).toEqual(['I32', 'I64']);
         // saved again from the quantized model: the same file
         using lm = await LanguageModel.fromPretrained(options.out);
         const again = out();
         await lm.save(again);
-        expect(readFileSync(join(again, 'model.safetensors')).equals(readFileSync(join(options.out, 'model.safetensors')))).toBe(true);
+        expect(
+          readFileSync(join(again, 'model.safetensors')).equals(
+            readFileSync(join(options.out, 'model.safetensors')),
+          ),
+        ).toBe(true);
       }
     });
   it('embeddings on request: the tied head runs in int8 too', async () => {
@@ -55,56 +87,124 @@ describeWithFixtures('quantize (G07)', () => {
     const r = await compress(shakespeare, options);
     expect(r.ratio.disk).toBeGreaterThan(3.5);
     expect(Math.abs(r.ratio.perplexity - 1)).toBeLessThan(0.005);
-    expect((await openSafetensors(join(options.out, 'model.safetensors'))).info('transformer.wte.weight').dtype).toBe('I8');
+    expect(
+      (await openSafetensors(join(options.out, 'model.safetensors'))).info('transformer.wte.weight')
+        .dtype,
+    ).toBe('I8');
   });
 });
 
 describeWithFixtures('prune (G08)', () => {
-  it.each([[0.25, 0.01], [0.5, 0.03]])('gpt2-shakespeare, ffn −%d: perplexity at most +%d, physically smaller, reloads', async (ratio, limit) => {
-    const options = shakespeareOptions({ prune: { ffn: ratio }, evalText: text('refs/gpt2-shakespeare/ppl_text.txt'), calibrationText: text('datasets/tinyshakespeare/input.txt').slice(0, 900_000) });
-    const r = await compress(shakespeare, options);
-    expect(r.stages[0]!.accepted).toBe(true);
-    expect(r.ratio.perplexity - 1).toBeLessThan(limit);
-    const config = JSON.parse(readFileSync(join(options.out, 'config.json'), 'utf8')) as { n_inner: number };
-    expect(config.n_inner).toBe(512 * (1 - ratio));
-    expect((await openSafetensors(join(options.out, 'model.safetensors'))).info('transformer.h.3.mlp.c_proj.weight').shape).toEqual([512 * (1 - ratio), 128]);
-    for (const name of ['report.json', 'report.html', 'tokenizer.json', 'generation_config.json']) expect(existsSync(join(options.out, name))).toBe(true);
-    expect(readFileSync(join(options.out, 'report.html'), 'utf8')).toMatch(/<svg[\s\S]*Perplexity after each stage/);
-  });
+  it.each([
+    [0.25, 0.01],
+    [0.5, 0.03],
+  ])(
+    'gpt2-shakespeare, ffn −%d: perplexity at most +%d, physically smaller, reloads',
+    async (ratio, limit) => {
+      const options = shakespeareOptions({
+        prune: { ffn: ratio },
+        evalText: text('refs/gpt2-shakespeare/ppl_text.txt'),
+        calibrationText: text('datasets/tinyshakespeare/input.txt').slice(0, 900_000),
+      });
+      const r = await compress(shakespeare, options);
+      expect(r.stages[0]!.accepted).toBe(true);
+      expect(r.ratio.perplexity - 1).toBeLessThan(limit);
+      const config = JSON.parse(readFileSync(join(options.out, 'config.json'), 'utf8')) as {
+        n_inner: number;
+      };
+      expect(config.n_inner).toBe(512 * (1 - ratio));
+      expect(
+        (await openSafetensors(join(options.out, 'model.safetensors'))).info(
+          'transformer.h.3.mlp.c_proj.weight',
+        ).shape,
+      ).toEqual([512 * (1 - ratio), 128]);
+      for (const name of ['report.json', 'report.html', 'tokenizer.json', 'generation_config.json'])
+        expect(existsSync(join(options.out, name))).toBe(true);
+      expect(readFileSync(join(options.out, 'report.html'), 'utf8')).toMatch(
+        /<svg[\s\S]*Perplexity after each stage/,
+      );
+    },
+  );
   it('both stages: at least 3.5 times smaller on disk', async () => {
-    const r = await compress(shakespeare, shakespeareOptions({ prune: { ffn: 0.5 }, quantize: 'w8a8' }));
+    const r = await compress(
+      shakespeare,
+      shakespeareOptions({ prune: { ffn: 0.5 }, quantize: 'w8a8' }),
+    );
     expect(r.stages.map((s) => s.accepted)).toEqual([true, true]);
     expect(r.ratio.disk).toBeGreaterThan(3.5);
     expect(r.after.flopsPerToken).toBeLessThan(r.before.flopsPerToken);
   });
   it('stories260K, ffn −25 %: no worse than one least-squares solve, and the default gate refuses it', async () => {
-    const base = { calibrationText: text('datasets/tinystories/sample.txt'), evalText: text('refs/stories260K-llama/ppl_text.txt'), turns: 1, prune: { ffn: 0.25 } };
+    const base = {
+      calibrationText: text('datasets/tinystories/sample.txt'),
+      evalText: text('refs/stories260K-llama/ppl_text.txt'),
+      turns: 1,
+      prune: { ffn: 0.25 },
+    };
     const refused = await compress(stories, { ...base, out: out() });
     expect(refused.stages[0]!.accepted).toBe(false);
-    expect(refused.stages[0]!.detail).toMatch(/undone: KLD .* exceeds the limit of 0.1 .*the block before is kept/);
+    expect(refused.stages[0]!.detail).toMatch(
+      /undone: KLD .* exceeds the limit of 0.1 .*the block before is kept/,
+    );
     expect(refused.ratio.perplexity).toBeCloseTo(1, 6);
     expect(refused.after.parameters).toBe(refused.before.parameters);
     expect(refused.stages[0]!.perplexity / refused.before.perplexity - 1).toBeLessThan(0.62);
   });
   it('heads of a grouped-query model, relabelled Mistral because 6 does not divide 64', async () => {
-    const options = { out: out(), calibrationText: text('datasets/tinystories/sample.txt'), evalText: text('refs/stories260K-llama/ppl_text.txt'), turns: 1, prune: { heads: 0.25 }, maxKld: 10 };
+    const options = {
+      out: out(),
+      calibrationText: text('datasets/tinystories/sample.txt'),
+      evalText: text('refs/stories260K-llama/ppl_text.txt'),
+      turns: 1,
+      prune: { heads: 0.25 },
+      maxKld: 10,
+    };
     const r = await compress(stories, options);
     expect(r.stages[0]!.detail).toMatch(/heads 8 → 6 \(4 → 3 key-value groups\)/);
     const config = JSON.parse(readFileSync(join(options.out, 'config.json'), 'utf8')) as JsonObject;
-    expect(config).toMatchObject({ model_type: 'mistral', architectures: ['MistralForCausalLM'], sliding_window: null, num_attention_heads: 6, num_key_value_heads: 3, head_dim: 8 });
+    expect(config).toMatchObject({
+      model_type: 'mistral',
+      architectures: ['MistralForCausalLM'],
+      sliding_window: null,
+      num_attention_heads: 6,
+      num_key_value_heads: 3,
+      head_dim: 8,
+    });
     expect(r.after.perplexity).toBeLessThan(r.before.perplexity * 3);
   });
   it('layers, and the report of every figure', async () => {
-    const r = await compress(shakespeare, shakespeareOptions({ prune: { layers: 0.25 }, maxKld: 10 }));
+    const r = await compress(
+      shakespeare,
+      shakespeareOptions({ prune: { layers: 0.25 }, maxKld: 10 }),
+    );
     expect(r.stages[0]!.detail).toMatch(/layers 4 → 3/);
     expect(r.after.flopsPerToken).toBeLessThan(0.9 * r.before.flopsPerToken);
     for (const m of [r.before, r.after])
-      for (const key of ['perplexity', 'diskBytes', 'parameters', 'prefillMs', 'decodeTokensPerSecond', 'peakRssBytes', 'flopsPerToken', 'sameTop1'] as const) expect(m[key]).toBeGreaterThan(0);
+      for (const key of [
+        'perplexity',
+        'diskBytes',
+        'parameters',
+        'prefillMs',
+        'decodeTokensPerSecond',
+        'peakRssBytes',
+        'flopsPerToken',
+        'sameTop1',
+      ] as const)
+        expect(m[key]).toBeGreaterThan(0);
     expect(r.before.threads).toBe(r.after.threads);
   });
   it('magnitude masks keep shapes and equal the reference', async () => {
-    const r = await compress(shakespeare, shakespeareOptions({ sparsity: 0.5, maxKld: 1, evalText: text('refs/gpt2-shakespeare/ppl_text.txt') }));
-    const want = (fixtureJson('refs/gpt2-shakespeare/reference.json')['compression'] as Record<string, number>)['prune_magnitude_per_matrix_0.5']!;
+    const r = await compress(
+      shakespeare,
+      shakespeareOptions({
+        sparsity: 0.5,
+        maxKld: 1,
+        evalText: text('refs/gpt2-shakespeare/ppl_text.txt'),
+      }),
+    );
+    const want = (
+      fixtureJson('refs/gpt2-shakespeare/reference.json')['compression'] as Record<string, number>
+    )['prune_magnitude_per_matrix_0.5']!;
     expect(Math.abs(r.after.perplexity / want - 1)).toBeLessThan(0.001);
     expect(r.stages[0]!.detail).toMatch(/50.0 % of the linear weights are zero/);
     const ops = await fixtureTensors('ops/ops.safetensors');
@@ -126,14 +226,34 @@ describeWithFixtures('prune (G08)', () => {
 describeWithFixtures('bad input', () => {
   it.each<[string, Partial<CompressOptions>, RegExp]>([
     ['nothing to do', {}, /nothing to do; give quantize, prune or sparsity/],
-    ['a ratio of 1', { prune: { ffn: 1 } }, /prune ffn must be a number from 0 up to, but not including, 1 \(1 would leave nothing\)/],
+    [
+      'a ratio of 1',
+      { prune: { ffn: 1 } },
+      /prune ffn must be a number from 0 up to, but not including, 1 \(1 would leave nothing\)/,
+    ],
     ['a negative ratio', { prune: { layers: -0.1 } }, /prune layers must be/],
-    ['all layers', { prune: { layers: 0.9 } }, /removes 4 of 4 layers; the first and the last must stay/],
-    ['heads of a GPT-2', { prune: { heads: 0.25 } }, /prune heads is not possible for this model: GPT-2 derives the head size/],
+    [
+      'all layers',
+      { prune: { layers: 0.9 } },
+      /removes 4 of 4 layers; the first and the last must stay/,
+    ],
+    [
+      'heads of a GPT-2',
+      { prune: { heads: 0.25 } },
+      /prune heads is not possible for this model: GPT-2 derives the head size/,
+    ],
     ['an unknown scheme', { quantize: 'w2a2' as 'w8a8' }, /quantize must be one of w8a8, w8a16/],
     ['an unknown option', { quantise: 'w8a8' } as object, /unknown option "quantise"/],
-    ['an empty calibration text', { quantize: 'w8a8', calibrationText: ' \n' }, /the calibration text is empty/],
-    ['the same text twice', { quantize: 'w8a8', calibrationText: 'To be or not to be', evalText: 'To be or not to be' }, /identical; quality must be measured on text that the compression has not seen/],
+    [
+      'an empty calibration text',
+      { quantize: 'w8a8', calibrationText: ' \n' },
+      /the calibration text is empty/,
+    ],
+    [
+      'the same text twice',
+      { quantize: 'w8a8', calibrationText: 'To be or not to be', evalText: 'To be or not to be' },
+      /identical; quality must be measured on text that the compression has not seen/,
+    ],
   ])('refuses %s and leaves no folder', async (_, more, message) => {
     const options = shakespeareOptions(more);
     await expectNoLeak(async () => {
@@ -146,19 +266,44 @@ describeWithFixtures('bad input', () => {
     const options = shakespeareOptions({ quantize: 'w8a8' });
     await compress(shakespeare, options);
     await expect(compress(shakespeare, options)).rejects.toThrow(/exists and is not empty/);
-    await expect(compress(options.out, shakespeareOptions({ quantize: 'w8a8' }))).rejects.toThrow(/already quantized/);
+    await expect(compress(options.out, shakespeareOptions({ quantize: 'w8a8' }))).rejects.toThrow(
+      /already quantized/,
+    );
   });
 });
 
 describe('export rules (transformers 5.17)', () => {
-  const llama = { model_type: 'llama', architectures: ['LlamaForCausalLM'], hidden_size: 64, attention_bias: false } as JsonObject;
-  const shape = { layers: 2, hidden: 64, heads: 8, kvHeads: 4, headDim: 8, ffn: 10, vocab: 9, context: 9 };
+  const llama = {
+    model_type: 'llama',
+    architectures: ['LlamaForCausalLM'],
+    hidden_size: 64,
+    attention_bias: false,
+  } as JsonObject;
+  const shape = {
+    layers: 2,
+    hidden: 64,
+    heads: 8,
+    kvHeads: 4,
+    headDim: 8,
+    ffn: 10,
+    vocab: 9,
+    context: 9,
+  };
   it('keep Llama where heads divide, relabel where not, refuse where nothing fits', () => {
     expect(exportConfig(llama, shape)['model_type']).toBe('llama');
-    expect(exportConfig(llama, { ...shape, heads: 6, kvHeads: 3 })).toMatchObject({ model_type: 'mistral', sliding_window: null });
-    expect(exportConfig({ ...llama, model_type: 'mistral' }, { ...shape, heads: 7 })['model_type']).toBe('mistral');
-    expect(() => exportConfig({ ...llama, attention_bias: true }, { ...shape, heads: 6 })).toThrow(/would not load elsewhere/);
-    expect(() => exportConfig({ ...llama, model_type: 'qwen2' }, { ...shape, heads: 6 })).toThrow(/would not load elsewhere/);
+    expect(exportConfig(llama, { ...shape, heads: 6, kvHeads: 3 })).toMatchObject({
+      model_type: 'mistral',
+      sliding_window: null,
+    });
+    expect(
+      exportConfig({ ...llama, model_type: 'mistral' }, { ...shape, heads: 7 })['model_type'],
+    ).toBe('mistral');
+    expect(() => exportConfig({ ...llama, attention_bias: true }, { ...shape, heads: 6 })).toThrow(
+      /would not load elsewhere/,
+    );
+    expect(() => exportConfig({ ...llama, model_type: 'qwen2' }, { ...shape, heads: 6 })).toThrow(
+      /would not load elsewhere/,
+    );
     expect(exportRules['gpt2']).toMatchObject({ ffn: true, layers: true, heads: false });
   });
 });
@@ -196,8 +341,13 @@ describe('least squares', () => {
       const a = normal(n, n + 3);
       const spd = a.matmul(a.transpose());
       const b = normal(n, 4);
-      expectClose(await numbers(spd.matmul(solve(spd, b))), await numbers(b), { rtol: 1e-6, atol: 1e-6 });
+      expectClose(await numbers(spd.matmul(solve(spd, b))), await numbers(b), {
+        rtol: 1e-6,
+        atol: 1e-6,
+      });
     }
-    expect(() => solve(tensor(new Float64Array([1, 2, 2, 1]), { shape: [2, 2] }), normal(2, 1))).toThrow(/pivot 1 is not positive/);
+    expect(() =>
+      solve(tensor(new Float64Array([1, 2, 2, 1]), { shape: [2, 2] }), normal(2, 1)),
+    ).toThrow(/pivot 1 is not positive/);
   });
 });

@@ -1,15 +1,38 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { LanguageModel, memory, synchronize } from '../../lib/index.js';
-import { makeSampler, penalise, probabilities, process as processLogits } from '../../lib/generate/sampler.js';
+import {
+  makeSampler,
+  penalise,
+  probabilities,
+  process as processLogits,
+} from '../../lib/generate/sampler.js';
 import { TextStream } from '../../lib/generate/text_stream.js';
 import type { Tokenizer } from '../../lib/index.js';
-import { describeWithFixtures, expectClose, expectNoLeak, fixture, fixtureJson, fixtureTensors, numbers } from '../harness.js';
+import {
+  describeWithFixtures,
+  expectClose,
+  expectNoLeak,
+  fixture,
+  fixtureJson,
+  fixtureTensors,
+  numbers,
+} from '../harness.js';
 
 interface Reference {
-  generation: { prompt: string; prompt_ids: number[]; greedy: { ids: number[][]; text: string[] }; greedy_rep13?: { ids: number[][] } }[];
+  generation: {
+    prompt: string;
+    prompt_ids: number[];
+    greedy: { ids: number[][]; text: string[] };
+    greedy_rep13?: { ids: number[][] };
+  }[];
   generation_settings: { max_new_tokens: number };
-  batch_generation_left_padded?: { input_ids: number[][]; attention_mask: number[][]; new_ids: number[][]; text: string[] };
+  batch_generation_left_padded?: {
+    input_ids: number[][];
+    attention_mask: number[][];
+    new_ids: number[][];
+    text: string[];
+  };
 }
 
 describeWithFixtures('greedy text (A03)', () => {
@@ -24,18 +47,28 @@ describeWithFixtures('greedy text (A03)', () => {
         expect(r.tokens).toEqual(g.greedy.ids[0]);
         expect(r.text).toBe(g.greedy.text[0]);
         const pieces: string[] = [];
-        for await (const piece of lm.stream(g.prompt, { maxNewTokens, greedy: true })) pieces.push(piece);
+        for await (const piece of lm.stream(g.prompt, { maxNewTokens, greedy: true }))
+          pieces.push(piece);
         expect(pieces.join('')).toBe(r.newText);
-        if (g.greedy_rep13) expect((await lm.generate(g.prompt, { maxNewTokens, greedy: true, repetitionPenalty: 1.3 })).tokens).toEqual(g.greedy_rep13.ids[0]);
+        if (g.greedy_rep13)
+          expect(
+            (await lm.generate(g.prompt, { maxNewTokens, greedy: true, repetitionPenalty: 1.3 }))
+              .tokens,
+          ).toEqual(g.greedy_rep13.ids[0]);
       }
-      const batch = await lm.generateBatch(ref.generation.map((g) => g.prompt), { maxNewTokens, greedy: true });
+      const batch = await lm.generateBatch(
+        ref.generation.map((g) => g.prompt),
+        { maxNewTokens, greedy: true },
+      );
       batch.forEach((r, i) => expect(r.tokens).toEqual(ref.generation[i]!.greedy.ids[0]));
       lm.dispose();
     });
   it("reproduces llama2.c's 200 greedy steps from the beginning-of-text token", async () => {
     const lm = await LanguageModel.fromPretrained(fixture('checkpoints/stories260K-llama'));
     const r = await lm.generate('', { maxNewTokens: 200, greedy: true });
-    expect(r.text).toBe(readFileSync(fixture('refs/stories260K-llama/llama2c_expected_greedy_200.txt'), 'utf8'));
+    expect(r.text).toBe(
+      readFileSync(fixture('refs/stories260K-llama/llama2c_expected_greedy_200.txt'), 'utf8'),
+    );
   });
 });
 
@@ -53,7 +86,11 @@ describeWithFixtures('generation', () => {
     const lm = await LanguageModel.fromPretrained(fixture('checkpoints/gpt2-shakespeare'));
     const whole = await lm.generate('ROMEO:\n', { maxNewTokens: 40, greedy: true });
     const pieces: string[] = [];
-    const stream = lm.stream('ROMEO:\n', { maxNewTokens: 40, greedy: true, stop: ['PAULINA', 'and I'] });
+    const stream = lm.stream('ROMEO:\n', {
+      maxNewTokens: 40,
+      greedy: true,
+      stop: ['PAULINA', 'and I'],
+    });
     for (;;) {
       const next = await stream.next();
       if (next.done) {
@@ -73,7 +110,11 @@ describeWithFixtures('generation', () => {
     let pieces = 0;
     await expect(
       (async () => {
-        for await (const _ of lm.stream('Once upon a time', { maxNewTokens: 200, signal: stop.signal })) if (++pieces === 5) stop.abort(new Error('enough'));
+        for await (const _ of lm.stream('Once upon a time', {
+          maxNewTokens: 200,
+          signal: stop.signal,
+        }))
+          if (++pieces === 5) stop.abort(new Error('enough'));
       })(),
     ).rejects.toThrow('enough');
     expect(pieces).toBe(5);
@@ -91,13 +132,17 @@ describeWithFixtures('generation', () => {
     const r = await lm.generate(long, { maxNewTokens: 100, greedy: true });
     expect(r.finishReason).toBe('context');
     expect(n + r.tokens.length).toBe(129);
-    await expect(lm.generate('My lord, '.repeat(100), { maxNewTokens: 5 })).rejects.toThrow(/the prompt has \d+ tokens, the model's context is 128/);
+    await expect(lm.generate('My lord, '.repeat(100), { maxNewTokens: 5 })).rejects.toThrow(
+      /the prompt has \d+ tokens, the model's context is 128/,
+    );
   });
   it('[X16] counts the prompt in maxLength and not in maxNewTokens', async () => {
     const lm = await LanguageModel.fromPretrained(fixture('checkpoints/stories260K-llama'));
     const r = await lm.generate('Once upon a time', { maxLength: 12, greedy: true });
     expect(r.promptTokens.length + r.tokens.length).toBe(12);
-    await expect(lm.generate('Once upon a time', { maxLength: 3 })).rejects.toThrow(/maxLength counts the prompt/);
+    await expect(lm.generate('Once upon a time', { maxLength: 3 })).rejects.toThrow(
+      /maxLength counts the prompt/,
+    );
   });
   it('refuses contradictory and unknown options', async () => {
     const lm = await LanguageModel.fromPretrained(fixture('checkpoints/capp-gpt2'));
@@ -133,7 +178,8 @@ describeWithFixtures('logit processors against transformers', () => {
       const want = await numbers(await file.get(`${name}|f32.scores`));
       for (let r = 0; r < rows; r++) {
         const row = input.slice(r * vocab, (r + 1) * vocab);
-        if (name === 'logits_repetition_penalty') penalise(row, [...seen.slice(r * width, (r + 1) * width)], 1.3);
+        if (name === 'logits_repetition_penalty')
+          penalise(row, [...seen.subarray(r * width, (r + 1) * width)], 1.3);
         else processLogits(row, options);
         expectClose(row, want.slice(r * vocab, (r + 1) * vocab), { rtol: 1e-6, atol: 1e-6 }, name);
       }
@@ -165,7 +211,11 @@ describe('text stream', () => {
   });
   it('drops an unfinished character at the end', () => {
     const stream = new TextStream(tokenizer, []);
-    const out = [...new TextEncoder().encode('ab大')].slice(0, 4).map((b) => stream.push(b)).join('') + stream.finish();
+    const out =
+      [...new TextEncoder().encode('ab大')]
+        .slice(0, 4)
+        .map((b) => stream.push(b))
+        .join('') + stream.finish();
     expect(out).toBe('ab');
   });
   it('holds back what may become a stop string', () => {

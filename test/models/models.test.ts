@@ -4,9 +4,21 @@ import { expect, it } from 'vitest';
 import { LanguageModel, memory, noGrad, synchronize, tensor, tidy } from '../../lib/index.js';
 import type { Tensor } from '../../lib/index.js';
 import { loadModel } from '../../lib/models/registry.js';
-import { describeWithFixtures, expectNoLeak, fixture, fixtureJson, fixtureTensors, numbers } from '../harness.js';
+import {
+  describeWithFixtures,
+  expectNoLeak,
+  fixture,
+  fixtureJson,
+  fixtureTensors,
+  numbers,
+} from '../harness.js';
 
-async function worst(logits: Tensor, want: Tensor, mask: Tensor | null, vocab: number): Promise<number> {
+async function worst(
+  logits: Tensor,
+  want: Tensor,
+  mask: Tensor | null,
+  vocab: number,
+): Promise<number> {
   const [a, b, m] = [await numbers(logits), await numbers(want), mask ? await numbers(mask) : null];
   let top = 0;
   a.forEach((v, i) => {
@@ -23,31 +35,69 @@ describeWithFixtures('trained checkpoints (M02, M10)', () => {
       const get = (key: string): Promise<Tensor> | null => (ref.has(key) ? ref.get(key) : null);
       for (const c of ['single', 'batch_right', 'batch_left']) {
         const mask = await get(`${c}.attention_mask`);
-        const out = model.forward({ inputIds: await ref.get(`${c}.input_ids`), attentionMask: mask, positionIds: await get(`${c}.position_ids`), labels: await get(`${c}.labels`) });
-        expect(await worst(out.logits, await ref.get(`${c}.logits`), mask, model.shape.vocab)).toBeLessThan(1e-4);
-        if (out.loss) expect(Math.abs((await out.loss.item()) - (fixtureJson(`refs/${name}/reference.json`)['batch_right_loss'] as number))).toBeLessThan(1e-5);
+        const out = model.forward({
+          inputIds: await ref.get(`${c}.input_ids`),
+          attentionMask: mask,
+          positionIds: await get(`${c}.position_ids`),
+          labels: await get(`${c}.labels`),
+        });
+        expect(
+          await worst(out.logits, await ref.get(`${c}.logits`), mask, model.shape.vocab),
+        ).toBeLessThan(1e-4);
+        if (out.loss)
+          expect(
+            Math.abs(
+              (await out.loss.item()) -
+                (fixtureJson(`refs/${name}/reference.json`)['batch_right_loss'] as number),
+            ),
+          ).toBeLessThan(1e-5);
       }
       model.dispose();
     });
   }
 });
 
-const zoo = ['gpt2-base', 'gpt2-base-sharded', 'gpt2-ninner-gelu', 'gpt2-untied', 'gpt2-scalebylayer', 'llama-mha-tied', 'llama-gqa', 'llama-bias', 'llama-headdim', 'llama-rope-linear', 'llama-rope-llama3', 'mistral', 'qwen2'];
+const zoo = [
+  'gpt2-base',
+  'gpt2-base-sharded',
+  'gpt2-ninner-gelu',
+  'gpt2-untied',
+  'gpt2-scalebylayer',
+  'llama-mha-tied',
+  'llama-gqa',
+  'llama-bias',
+  'llama-headdim',
+  'llama-rope-linear',
+  'llama-rope-llama3',
+  'mistral',
+  'qwen2',
+];
 
 describeWithFixtures('configuration variants (G12)', () => {
   for (const name of zoo) {
     it(`${name}: logits, loss and all gradients`, async () => {
       const { model } = await loadModel(fixture(`checkpoints/zoo-random/${name}`));
-      const ref = await fixtureTensors(`checkpoints/zoo-random/${name.replace('-sharded', '')}/reference.safetensors`);
+      const ref = await fixtureTensors(
+        `checkpoints/zoo-random/${name.replace('-sharded', '')}/reference.safetensors`,
+      );
       const mask = await ref.get('attention_mask');
       model.requiresGrad();
-      const out = model.forward({ inputIds: await ref.get('input_ids'), attentionMask: mask, labels: await ref.get('labels') });
-      expect(await worst(out.logits, await ref.get('f32.logits'), mask, model.shape.vocab)).toBeLessThan(1e-4);
+      const out = model.forward({
+        inputIds: await ref.get('input_ids'),
+        attentionMask: mask,
+        labels: await ref.get('labels'),
+      });
+      expect(
+        await worst(out.logits, await ref.get('f32.logits'), mask, model.shape.vocab),
+      ).toBeLessThan(1e-4);
       expect(await out.loss!.item()).toBeCloseTo((await numbers(await ref.get('f32.loss')))[0]!, 5);
       out.loss!.backward();
       let checked = 0;
       for (const [key, p] of model.namedParameters()) {
-        const [got, want] = [await numbers(p.grad!), await numbers(await ref.get(`f32.grad.${key}`))];
+        const [got, want] = [
+          await numbers(p.grad!),
+          await numbers(await ref.get(`f32.grad.${key}`)),
+        ];
         got.forEach((v, i) => expect(Math.abs(v - want[i]!), key).toBeLessThan(1e-5));
         checked++;
       }
@@ -66,8 +116,13 @@ describeWithFixtures('configuration variants (G12)', () => {
       const { model } = await loadModel(folder);
       const ref = await fixtureTensors(`checkpoints/zoo-random/${name}/reference.safetensors`);
       const mask = await ref.get('attention_mask');
-      const { logits } = model.forward({ inputIds: await ref.get('input_ids'), attentionMask: mask });
-      expect(await worst(logits, await ref.get('f32.logits'), mask, model.shape.vocab)).toBeLessThan(1e-4);
+      const { logits } = model.forward({
+        inputIds: await ref.get('input_ids'),
+        attentionMask: mask,
+      });
+      expect(
+        await worst(logits, await ref.get('f32.logits'), mask, model.shape.vocab),
+      ).toBeLessThan(1e-4);
       model.dispose();
     }
   });
@@ -88,7 +143,8 @@ describeWithFixtures('properties', () => {
   it('[X19] changing a token leaves the logits before it bit-equal', async () => {
     const { model } = await loadModel(fixture('checkpoints/gpt2-shakespeare'));
     const ids = Array.from({ length: 20 }, (_, i) => 10 + i);
-    const logits = async (v: number[]): Promise<Float64Array> => numbers(model.forward({ inputIds: tensor([v], { dtype: 'int32' }) }).logits);
+    const logits = async (v: number[]): Promise<Float64Array> =>
+      numbers(model.forward({ inputIds: tensor([v], { dtype: 'int32' }) }).logits);
     const [a, b] = [await logits(ids), await logits(ids.map((v, i) => (i === 12 ? 999 : v)))];
     expect(a.slice(0, 12 * 1024)).toEqual(b.slice(0, 12 * 1024));
     expect(a.slice(12 * 1024)).not.toEqual(b.slice(12 * 1024));
@@ -105,7 +161,8 @@ describeWithFixtures('properties', () => {
       }
     });
     model.requiresGrad();
-    const train = (): void => tidy(() => model.forward({ inputIds, labels: inputIds }).loss!.backward());
+    const train = (): void =>
+      tidy(() => model.forward({ inputIds, labels: inputIds }).loss!.backward());
     train();
     await expectNoLeak(async () => {
       for (let i = 0; i < 1000; i++) {
@@ -126,11 +183,20 @@ describeWithFixtures('properties', () => {
 });
 
 describeWithFixtures('[E05] perplexity', () => {
-  for (const [name, context] of [['gpt2-shakespeare', 128], ['stories260K-llama', 256]] as const)
+  for (const [name, context] of [
+    ['gpt2-shakespeare', 128],
+    ['stories260K-llama', 256],
+  ] as const)
     it(`${name}: within 0.1 % of the reference`, async () => {
       const lm = await LanguageModel.fromPretrained(fixture(`checkpoints/${name}`));
-      const want = (fixtureJson(`refs/${name}/reference.json`)['perplexity'] as { non_overlapping: { ppl: number; tokens_scored: number } }).non_overlapping;
-      const got = await lm.perplexity(readFileSync(fixture(`refs/${name}/ppl_text.txt`), 'utf8'), { context });
+      const want = (
+        fixtureJson(`refs/${name}/reference.json`)['perplexity'] as {
+          non_overlapping: { ppl: number; tokens_scored: number };
+        }
+      ).non_overlapping;
+      const got = await lm.perplexity(readFileSync(fixture(`refs/${name}/ppl_text.txt`), 'utf8'), {
+        context,
+      });
       expect(got.tokens).toBe(want.tokens_scored);
       expect(Math.abs(got.perplexity / want.ppl - 1)).toBeLessThan(1e-3);
       lm.dispose();

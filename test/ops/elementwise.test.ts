@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import * as roots from '../../lib/index.js';
-import { Tensor, tensor, tidy } from '../../lib/index.js';
+import type { Tensor} from '../../lib/index.js';
+import { tensor, tidy } from '../../lib/index.js';
 import { between, checkOp, expectClose, normal, numbers } from '../harness.js';
 import type { OpCase } from '../harness.js';
 
@@ -13,7 +14,10 @@ const erf = (x: number): number => {
 };
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
-const unary: Record<string, [op: (x: Tensor) => Tensor, f: (x: number) => number, low: number, high: number]> = {
+const unary: Record<
+  string,
+  [op: (x: Tensor) => Tensor, f: (x: number) => number, low: number, high: number]
+> = {
   exp: [roots.exp, Math.exp, -5, 5],
   log: [roots.log, Math.log, 0.05, 20],
   sqrt: [roots.sqrt, Math.sqrt, 0.1, 20],
@@ -29,7 +33,12 @@ const unary: Record<string, [op: (x: Tensor) => Tensor, f: (x: number) => number
   relu: [roots.relu, (x) => Math.max(x, 0), -3, 3],
   silu: [roots.silu, (x) => x * sigmoid(x), -6, 6],
   'gelu (erf)': [(x) => roots.gelu(x), (x) => (x / 2) * (1 + erf(x / Math.SQRT2)), -4, 4],
-  'gelu (tanh)': [(x) => roots.gelu(x, { approximate: 'tanh' }), (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))), -4, 4],
+  'gelu (tanh)': [
+    (x) => roots.gelu(x, { approximate: 'tanh' }),
+    (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+    -4,
+    4,
+  ],
   clamp: [(x) => roots.clamp(x, -1, 1.5), (x) => Math.min(Math.max(x, -1), 1.5), -3, 3],
   'add a number': [(x) => roots.add(x, 2.5), (x) => x + 2.5, -3, 3],
   'multiply by a number': [(x) => roots.mul(x, -3), (x) => x * -3, -3, 3],
@@ -47,7 +56,10 @@ checkOp(
   })),
 );
 
-const binary: Record<string, [op: (a: Tensor, b: Tensor) => Tensor, f: (a: number, b: number) => number]> = {
+const binary: Record<
+  string,
+  [op: (a: Tensor, b: Tensor) => Tensor, f: (a: number, b: number) => number]
+> = {
   add: [roots.add, (a, b) => a + b],
   sub: [roots.sub, (a, b) => a - b],
   mul: [roots.mul, (a, b) => a * b],
@@ -59,18 +71,37 @@ const binary: Record<string, [op: (a: Tensor, b: Tensor) => Tensor, f: (a: numbe
 checkOp(
   'binary ops with broadcasting',
   Object.entries(binary).flatMap(([name, [op, f]]) =>
-    ([[[2, 3, 5], [2, 3, 5]], [[2, 3, 5], [5]], [[2, 3, 5], [3, 1]], [[4, 1], [1, 7]], [[3, 4], []]] as [number[], number[]][]).map(
-      ([sa, sb]): OpCase => ({
-        name: `${name} [${sa}] with [${sb}]`,
-        op,
-        inputs: () => [between(0.5, 3, sa), between(1.1, 4, sb)],
-        reference: (a, b) => broadcast(a!, b!, f),
-      }),
-    ),
+    (
+      [
+        [
+          [2, 3, 5],
+          [2, 3, 5],
+        ],
+        [[2, 3, 5], [5]],
+        [
+          [2, 3, 5],
+          [3, 1],
+        ],
+        [
+          [4, 1],
+          [1, 7],
+        ],
+        [[3, 4], []],
+      ] as [number[], number[]][]
+    ).map(([sa, sb]): OpCase => ({
+      name: `${name} [${sa}] with [${sb}]`,
+      op,
+      inputs: () => [between(0.5, 3, sa), between(1.1, 4, sb)],
+      reference: (a, b) => broadcast(a!, b!, f),
+    })),
   ),
 );
 
-function broadcast(a: { data: Float64Array; shape: readonly number[] }, b: { data: Float64Array; shape: readonly number[] }, f: (x: number, y: number) => number): number[] {
+function broadcast(
+  a: { data: Float64Array; shape: readonly number[] },
+  b: { data: Float64Array; shape: readonly number[] },
+  f: (x: number, y: number) => number,
+): number[] {
   const rank = Math.max(a.shape.length, b.shape.length);
   const dim = (s: readonly number[], i: number): number => s[i - rank + s.length] ?? 1;
   const shape = Array.from({ length: rank }, (_, i) => Math.max(dim(a.shape, i), dim(b.shape, i)));
@@ -117,11 +148,20 @@ describe('special values (N4)', () => {
   const special = [0, -0, 1, -1, Infinity, -Infinity, NaN, 1e-40, -1e-40, 3.4e38, 88.9, -104.5];
   it('gives the class of result that IEEE arithmetic has', async () => {
     const x = tensor(Float32Array.from(special));
-    for (const [name, f] of [['exp', Math.exp], ['log', Math.log], ['sqrt', Math.sqrt], ['tanh', Math.tanh], ['sigmoid', sigmoid], ['relu', (v: number) => (Number.isNaN(v) ? NaN : Math.max(v, 0))]] as const) {
+    for (const [name, f] of [
+      ['exp', Math.exp],
+      ['log', Math.log],
+      ['sqrt', Math.sqrt],
+      ['tanh', Math.tanh],
+      ['sigmoid', sigmoid],
+      ['relu', (v: number) => (Number.isNaN(v) ? NaN : Math.max(v, 0))],
+    ] as const) {
       const got = await numbers(roots[name](x));
       special.forEach((v, i) => {
         const want = Math.fround(f(Math.fround(v)));
-        const same = Number.isNaN(want) ? Number.isNaN(got[i]!) : Math.abs(got[i]! - want) <= 1e-6 * Math.abs(want) + 1e-37 || got[i] === want;
+        const same = Number.isNaN(want)
+          ? Number.isNaN(got[i]!)
+          : Math.abs(got[i]! - want) <= 1e-6 * Math.abs(want) + 1e-37 || got[i] === want;
         expect(same, `${name}(${v}) = ${got[i]}, expected ${want}`).toBe(true);
       });
     }
@@ -169,14 +209,22 @@ describe('odd sizes', () => {
 
 describe('bad input', () => {
   it('names shapes that do not broadcast', () => {
-    expect(() => tensor([1, 2, 3]).add(tensor([1, 2]))).toThrow(/add: shapes \[3\] and \[2\] do not broadcast/);
+    expect(() => tensor([1, 2, 3]).add(tensor([1, 2]))).toThrow(
+      /add: shapes \[3\] and \[2\] do not broadcast/,
+    );
   });
   it('refuses what is not a tensor', () => {
-    expect(() => roots.exp([1] as unknown as Tensor)).toThrow(/exp: x must be a Tensor, got object/);
-    expect(() => roots.add(tensor([1]), 'x' as unknown as number)).toThrow(/add: b must be a Tensor, got string/);
+    expect(() => roots.exp([1] as unknown as Tensor)).toThrow(
+      /exp: x must be a Tensor, got object/,
+    );
+    expect(() => roots.add(tensor([1]), 'x' as unknown as number)).toThrow(
+      /add: b must be a Tensor, got string/,
+    );
   });
   it('refuses unknown options and bad numbers', () => {
-    expect(() => roots.gelu(tensor([1]), { approximat: 'tanh' } as object)).toThrow(/unknown option "approximat"/);
+    expect(() => roots.gelu(tensor([1]), { approximat: 'tanh' } as object)).toThrow(
+      /unknown option "approximat"/,
+    );
     expect(() => roots.clamp(tensor([1]), 2, 1)).toThrow(/high must be a number from 2/);
   });
 });

@@ -1,12 +1,16 @@
 // matmul, linear, attention, norms, softmax, rope, losses, dropout, embedding: strides, gradients, leaks, bad input.
 import { describe, expect, it } from 'vitest';
 import * as roots from '../../lib/index.js';
-import { Tensor, setThreads, getThreads, tensor, tidy } from '../../lib/index.js';
+import type { Tensor} from '../../lib/index.js';
+import { setThreads, getThreads, tensor, tidy } from '../../lib/index.js';
 import { between, checkOp, expectClose, normal, numbers } from '../harness.js';
 
 const ids = (...v: number[]): Tensor => tensor(v, { dtype: 'int32' });
 
-function matmulReference(a: { data: Float64Array; shape: readonly number[] }, b: { data: Float64Array; shape: readonly number[] }): number[] {
+function matmulReference(
+  a: { data: Float64Array; shape: readonly number[] },
+  b: { data: Float64Array; shape: readonly number[] },
+): number[] {
   const [m, k] = a.shape.slice(-2) as [number, number];
   const n = b.shape.at(-1)!;
   const batch = a.data.length / (m * k);
@@ -16,7 +20,8 @@ function matmulReference(a: { data: Float64Array; shape: readonly number[] }, b:
     for (let i = 0; i < m; i++)
       for (let j = 0; j < n; j++) {
         let s = 0;
-        for (let q = 0; q < k; q++) s += a.data[t * m * k + i * k + q]! * b.data[(shared ? 0 : t * k * n) + q * n + j]!;
+        for (let q = 0; q < k; q++)
+          s += a.data[t * m * k + i * k + q]! * b.data[(shared ? 0 : t * k * n) + q * n + j]!;
         out.push(s);
       }
   return out;
@@ -25,88 +30,245 @@ function matmulReference(a: { data: Float64Array; shape: readonly number[] }, b:
 const loose = { rtol: 1e-5, atol: 1e-5 };
 
 checkOp('matmul', [
-  ...[[1, 1, 1], [3, 5, 7], [4, 33, 9], [17, 40, 65], [15, 400, 34]].map(([m, k, n]) => ({
+  ...[
+    [1, 1, 1],
+    [3, 5, 7],
+    [4, 33, 9],
+    [17, 40, 65],
+    [15, 400, 34],
+  ].map(([m, k, n]) => ({
     name: `${m}x${k} by ${k}x${n}`,
     inputs: () => [normal(m!, k!), normal(k!, n!)],
     op: roots.matmul,
-    reference: (a?: { data: Float64Array; shape: readonly number[] }, b?: { data: Float64Array; shape: readonly number[] }) => matmulReference(a!, b!),
+    reference: (
+      a?: { data: Float64Array; shape: readonly number[] },
+      b?: { data: Float64Array; shape: readonly number[] },
+    ) => matmulReference(a!, b!),
     f32: { rtol: 1e-5, atol: 1e-4 },
     gradient: m! * k! * n! < 2000,
   })),
-  { name: 'batched', inputs: () => [normal(2, 3, 4, 5), normal(2, 3, 5, 6)], op: roots.matmul, reference: (a, b) => matmulReference(a!, b!), f32: loose },
+  {
+    name: 'batched',
+    inputs: () => [normal(2, 3, 4, 5), normal(2, 3, 5, 6)],
+    op: roots.matmul,
+    reference: (a, b) => matmulReference(a!, b!),
+    f32: loose,
+  },
 ]);
 
-checkOp('linear with every activation', (['none', 'gelu_tanh', 'gelu', 'silu', 'relu'] as const).map((activation) => ({
-  name: activation,
-  inputs: () => [normal(2, 3, 9), normal(7, 9), normal(7)],
-  op: (x: Tensor, w: Tensor, b: Tensor) => roots.linear(x, w, b, { activation }),
-})));
+checkOp(
+  'linear with every activation',
+  (['none', 'gelu_tanh', 'gelu', 'silu', 'relu'] as const).map((activation) => ({
+    name: activation,
+    inputs: () => [normal(2, 3, 9), normal(7, 9), normal(7)],
+    op: (x: Tensor, w: Tensor, b: Tensor) => roots.linear(x, w, b, { activation }),
+  })),
+);
 
 checkOp('attention', [
-  { name: 'causal, grouped heads', inputs: () => [normal(2, 4, 5, 6), normal(2, 2, 7, 6), normal(2, 2, 7, 6)], op: (q, k, v) => roots.attention(q, k, v, { causal: true }) },
-  { name: 'window', inputs: () => [normal(1, 2, 6, 4), normal(1, 2, 6, 4), normal(1, 2, 6, 3)], op: (q, k, v) => roots.attention(q, k, v, { causal: true, window: 3 }) },
-  { name: 'additive mask with a gradient', inputs: () => [normal(2, 2, 3, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4), normal(1, 2, 3, 5)], op: (q, k, v, m) => roots.attention(q, k, v, { mask: m }) },
+  {
+    name: 'causal, grouped heads',
+    inputs: () => [normal(2, 4, 5, 6), normal(2, 2, 7, 6), normal(2, 2, 7, 6)],
+    op: (q, k, v) => roots.attention(q, k, v, { causal: true }),
+  },
+  {
+    name: 'window',
+    inputs: () => [normal(1, 2, 6, 4), normal(1, 2, 6, 4), normal(1, 2, 6, 3)],
+    op: (q, k, v) => roots.attention(q, k, v, { causal: true, window: 3 }),
+  },
+  {
+    name: 'additive mask with a gradient',
+    inputs: () => [normal(2, 2, 3, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4), normal(1, 2, 3, 5)],
+    op: (q, k, v, m) => roots.attention(q, k, v, { mask: m }),
+  },
   {
     name: 'padding on both sides',
     inputs: () => [normal(2, 2, 3, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4)],
-    op: (q, k, v) => tidy(() => roots.attention(q, k, v, { starts: tensor(new BigInt64Array([0n, 2n])), lengths: tensor(new BigInt64Array([3n, 5n])) })),
+    op: (q, k, v) =>
+      tidy(() =>
+        roots.attention(q, k, v, {
+          starts: tensor(new BigInt64Array([0n, 2n])),
+          lengths: tensor(new BigInt64Array([3n, 5n])),
+        }),
+      ),
   },
-  { name: 'more than one block of queries', inputs: () => [normal(1, 1, 70, 4), normal(1, 1, 70, 4), normal(1, 1, 70, 4)], op: (q, k, v) => roots.attention(q, k, v, { causal: true }), gradient: true },
+  {
+    name: 'more than one block of queries',
+    inputs: () => [normal(1, 1, 70, 4), normal(1, 1, 70, 4), normal(1, 1, 70, 4)],
+    op: (q, k, v) => roots.attention(q, k, v, { causal: true }),
+    gradient: true,
+  },
 ]);
 
 checkOp('norms, softmax, rope', [
-  { name: 'layerNorm', inputs: () => [normal(3, 19), normal(19), normal(19)], op: (x, w, b) => roots.layerNorm(x, w, b) },
-  { name: 'layerNorm without parameters', inputs: () => [normal(2, 3, 8)], op: (x) => roots.layerNorm(x) },
+  {
+    name: 'layerNorm',
+    inputs: () => [normal(3, 19), normal(19), normal(19)],
+    op: (x, w, b) => roots.layerNorm(x, w, b),
+  },
+  {
+    name: 'layerNorm without parameters',
+    inputs: () => [normal(2, 3, 8)],
+    op: (x) => roots.layerNorm(x),
+  },
   { name: 'rmsNorm', inputs: () => [normal(3, 19), normal(19)], op: (x, w) => roots.rmsNorm(x, w) },
   { name: 'softmax', inputs: () => [normal(3, 19)], op: (x) => roots.softmax(x) },
   { name: 'softmax over axis 0', inputs: () => [normal(5, 3)], op: (x) => roots.softmax(x, 0) },
   { name: 'logSoftmax', inputs: () => [normal(3, 19)], op: (x) => roots.logSoftmax(x) },
-  { name: 'rope', inputs: () => [normal(2, 2, 3, 8), between(-1, 1, [3, 4]), between(-1, 1, [3, 4])], op: (x, c, s) => tidy(() => roots.rope(x, c.detach(), s.detach())), gradient: false },
-  { name: 'rope gradient', inputs: () => [normal(2, 2, 3, 8)], op: (x) => tidy(() => roots.rope(x, between(-1, 1, [3, 4]), between(-1, 1, [3, 4]), { interleaved: true })) },
+  {
+    name: 'rope',
+    inputs: () => [normal(2, 2, 3, 8), between(-1, 1, [3, 4]), between(-1, 1, [3, 4])],
+    op: (x, c, s) => tidy(() => roots.rope(x, c.detach(), s.detach())),
+    gradient: false,
+  },
+  {
+    name: 'rope gradient',
+    inputs: () => [normal(2, 2, 3, 8)],
+    op: (x) =>
+      tidy(() =>
+        roots.rope(x, between(-1, 1, [3, 4]), between(-1, 1, [3, 4]), { interleaved: true }),
+      ),
+  },
 ]);
 
 checkOp('losses', [
-  { name: 'crossEntropy', inputs: () => [normal(5, 11)], op: (x) => tidy(() => roots.crossEntropy(x, ids(0, 10, -100, 3, 7), { labelSmoothing: 0.1 })) },
-  { name: 'crossEntropy none', inputs: () => [normal(2, 3, 4)], op: (x) => tidy(() => roots.crossEntropy(x, ids(0, 1, 2, 3, 0, 1).reshape([2, 3]), { reduction: 'none' })) },
-  { name: 'mseLoss', inputs: () => [normal(3, 4), normal(3, 4)], op: (x, y) => roots.mseLoss(x, y) },
-  { name: 'klDiv', inputs: () => [normal(3, 7), normal(3, 7)], op: (x, y) => roots.klDiv(x, y, { temperature: 2 }) },
+  {
+    name: 'crossEntropy',
+    inputs: () => [normal(5, 11)],
+    op: (x) => tidy(() => roots.crossEntropy(x, ids(0, 10, -100, 3, 7), { labelSmoothing: 0.1 })),
+  },
+  {
+    name: 'crossEntropy none',
+    inputs: () => [normal(2, 3, 4)],
+    op: (x) =>
+      tidy(() =>
+        roots.crossEntropy(x, ids(0, 1, 2, 3, 0, 1).reshape([2, 3]), { reduction: 'none' }),
+      ),
+  },
+  {
+    name: 'mseLoss',
+    inputs: () => [normal(3, 4), normal(3, 4)],
+    op: (x, y) => roots.mseLoss(x, y),
+  },
+  {
+    name: 'klDiv',
+    inputs: () => [normal(3, 7), normal(3, 7)],
+    op: (x, y) => roots.klDiv(x, y, { temperature: 2 }),
+  },
 ]);
 
 checkOp('indexing', [
-  { name: 'embedding', inputs: () => [normal(6, 5)], op: (w) => tidy(() => roots.embedding(ids(1, 5, 1, 0).reshape([2, 2]), w)) },
-  { name: 'indexSelect with repeats', inputs: () => [normal(3, 4, 2)], op: (x) => tidy(() => roots.indexSelect(x, 1, ids(3, 0, 3))) },
-  { name: 'gather', inputs: () => [normal(3, 4)], op: (x) => tidy(() => roots.gather(x, 0, tensor([[2, 2, 0, 1]], { dtype: 'int64' }))) },
-  { name: 'scatterAdd', inputs: () => [normal(3, 4), normal(3, 2)], op: (x, s) => tidy(() => roots.scatterAdd(x, 1, tensor([[1, 1], [0, 3], [2, 2]], { dtype: 'int64' }), s)) },
-  { name: 'topk', inputs: () => [between(-3, 3, [3, 9])], op: (x) => tidy(() => roots.topk(x, 4).values) },
+  {
+    name: 'embedding',
+    inputs: () => [normal(6, 5)],
+    op: (w) => tidy(() => roots.embedding(ids(1, 5, 1, 0).reshape([2, 2]), w)),
+  },
+  {
+    name: 'indexSelect with repeats',
+    inputs: () => [normal(3, 4, 2)],
+    op: (x) => tidy(() => roots.indexSelect(x, 1, ids(3, 0, 3))),
+  },
+  {
+    name: 'gather',
+    inputs: () => [normal(3, 4)],
+    op: (x) => tidy(() => roots.gather(x, 0, tensor([[2, 2, 0, 1]], { dtype: 'int64' }))),
+  },
+  {
+    name: 'scatterAdd',
+    inputs: () => [normal(3, 4), normal(3, 2)],
+    op: (x, s) =>
+      tidy(() =>
+        roots.scatterAdd(
+          x,
+          1,
+          tensor(
+            [
+              [1, 1],
+              [0, 3],
+              [2, 2],
+            ],
+            { dtype: 'int64' },
+          ),
+          s,
+        ),
+      ),
+  },
+  {
+    name: 'topk',
+    inputs: () => [between(-3, 3, [3, 9])],
+    op: (x) => tidy(() => roots.topk(x, 4).values),
+  },
 ]);
 
 checkOp('reductions', [
   ...([[0], [-1], [0, 2], [1]] as number[][]).flatMap((dim) => [
-    { name: `sum ${dim}`, inputs: () => [normal(3, 4, 5)], op: (x: Tensor) => roots.sum(x, { dim }) },
-    { name: `max ${dim}`, inputs: () => [between(-3, 3, [3, 4, 5])], op: (x: Tensor) => roots.max(x, { dim, keepdim: true }) },
+    {
+      name: `sum ${dim}`,
+      inputs: () => [normal(3, 4, 5)],
+      op: (x: Tensor) => roots.sum(x, { dim }),
+    },
+    {
+      name: `max ${dim}`,
+      inputs: () => [between(-3, 3, [3, 4, 5])],
+      op: (x: Tensor) => roots.max(x, { dim, keepdim: true }),
+    },
   ]),
-  { name: 'sum of all', inputs: () => [normal(70, 1000)], op: (x) => roots.sum(x), gradient: false, reference: (x) => [x!.data.reduce((a, b) => a + b, 0)], tolerance: { rtol: 1e-9, atol: 1e-9 }, f32: { rtol: 1e-5, atol: 1e-3 } },
-  { name: 'sum over many rows', inputs: () => [normal(700, 33)], op: (x) => roots.sum(x, { dim: 0 }), gradient: false },
+  {
+    name: 'sum of all',
+    inputs: () => [normal(70, 1000)],
+    op: (x) => roots.sum(x),
+    gradient: false,
+    reference: (x) => [x!.data.reduce((a, b) => a + b, 0)],
+    tolerance: { rtol: 1e-9, atol: 1e-9 },
+    f32: { rtol: 1e-5, atol: 1e-3 },
+  },
+  {
+    name: 'sum over many rows',
+    inputs: () => [normal(700, 33)],
+    op: (x) => roots.sum(x, { dim: 0 }),
+    gradient: false,
+  },
   { name: 'mean', inputs: () => [normal(3, 4)], op: (x) => roots.mean(x) },
   { name: 'min', inputs: () => [between(-3, 3, [3, 4])], op: (x) => roots.min(x) },
   { name: 'variance', inputs: () => [normal(3, 8)], op: (x) => roots.variance(x, { dim: -1 }) },
   { name: 'logsumexp', inputs: () => [normal(3, 8)], op: (x) => roots.logsumexp(x, { dim: 1 }) },
-  { name: 'argmax', inputs: () => [between(-3, 3, [3, 4, 5])], op: (x) => roots.argmax(x, 1), gradient: false },
+  {
+    name: 'argmax',
+    inputs: () => [between(-3, 3, [3, 4, 5])],
+    op: (x) => roots.argmax(x, 1),
+    gradient: false,
+  },
 ]);
 
 checkOp('views', [
   { name: 'reshape', inputs: () => [normal(2, 3, 4)], op: (x) => roots.reshape(x, [4, -1]) },
   { name: 'permute', inputs: () => [normal(2, 3, 4)], op: (x) => roots.permute(x, [2, 0, 1]) },
   { name: 'flatten', inputs: () => [normal(2, 3, 4)], op: (x) => roots.flatten(x, 1) },
-  { name: 'contiguous', inputs: () => [normal(3, 4)], op: (x) => tidy(() => roots.contiguous(x.transpose())) },
+  {
+    name: 'contiguous',
+    inputs: () => [normal(3, 4)],
+    op: (x) => tidy(() => roots.contiguous(x.transpose())),
+  },
   { name: 'transpose', inputs: () => [normal(3, 4)], op: (x) => roots.transpose(x) },
   { name: 'expand', inputs: () => [normal(3, 1)], op: (x) => roots.expand(x, [2, 3, 4]) },
   { name: 'slice', inputs: () => [normal(5, 4)], op: (x) => roots.slice(x, 0, 1, -1) },
   { name: 'select', inputs: () => [normal(5, 4)], op: (x) => roots.select(x, 1, -1) },
-  { name: 'split and concat', inputs: () => [normal(5, 4)], op: (x) => tidy(() => roots.concat(roots.split(x, [2, 3]).toReversed())) },
-  { name: 'stack', inputs: () => [normal(2, 3), normal(2, 3)], op: (x, y) => roots.stack([x, y], 1) },
+  {
+    name: 'split and concat',
+    inputs: () => [normal(5, 4)],
+    op: (x) => tidy(() => roots.concat(roots.split(x, [2, 3]).toReversed())),
+  },
+  {
+    name: 'stack',
+    inputs: () => [normal(2, 3), normal(2, 3)],
+    op: (x, y) => roots.stack([x, y], 1),
+  },
   { name: 'tril', inputs: () => [normal(2, 4, 5)], op: (x) => roots.tril(x, 1) },
-  { name: 'squeeze and unsqueeze', inputs: () => [normal(2, 3)], op: (x) => tidy(() => roots.squeeze(roots.unsqueeze(x, 1), 1)) },
+  {
+    name: 'squeeze and unsqueeze',
+    inputs: () => [normal(2, 3)],
+    op: (x) => tidy(() => roots.squeeze(roots.unsqueeze(x, 1), 1)),
+  },
 ]);
 
 describe('dropout', () => {
@@ -119,7 +281,11 @@ describe('dropout', () => {
     expect(zeros).toBeLessThan(0.28);
     y.sum().backward();
     expectClose(await numbers(x.grad!), values, { rtol: 0, atol: 0 });
-    expectClose(await numbers(x.detach().dropout(0.25, { generator: new roots.Generator(7) })), values, { rtol: 0, atol: 0 });
+    expectClose(
+      await numbers(x.detach().dropout(0.25, { generator: new roots.Generator(7) })),
+      values,
+      { rtol: 0, atol: 0 },
+    );
   });
   it('does nothing outside training', async () => {
     const x = tensor([1, 2, 3]);
@@ -133,43 +299,77 @@ describe('small things', () => {
     expect([...(await roots.greaterEqual(tensor([3]), tensor([3])).data())]).toEqual([1]);
   });
   it('embeddingI8 widens rows by their scale', async () => {
-    const y = roots.embeddingI8(ids(2, 0), tensor(new Int8Array([1, 2, 3, 4, -128, 127]), { shape: [3, 2] }), tensor([1, 1, 0.5]));
+    const y = roots.embeddingI8(
+      ids(2, 0),
+      tensor(new Int8Array([1, 2, 3, 4, -128, 127]), { shape: [3, 2] }),
+      tensor([1, 1, 0.5]),
+    );
     expect([...(await y.data())]).toEqual([-64, 63.5, 1, 2]);
-    await expect(roots.embeddingI8(ids(3), tensor(new Int8Array(6), { shape: [3, 2] }), tensor([1, 1, 1])).data()).rejects.toThrow(/index out of range/);
+    await expect(
+      roots
+        .embeddingI8(ids(3), tensor(new Int8Array(6), { shape: [3, 2] }), tensor([1, 1, 1]))
+        .data(),
+    ).rejects.toThrow(/index out of range/);
   });
 });
 
 describe('int8 products', () => {
   const exact = (a: Int8Array, b: Int8Array, m: number, n: number, k: number): Int32Array => {
     const out = new Int32Array(m * n);
-    for (let i = 0; i < m; i++) for (let j = 0; j < n; j++) for (let q = 0; q < k; q++) out[i * n + j]! += a[i * k + q]! * b[q * n + j]!;
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < n; j++)
+        for (let q = 0; q < k; q++) out[i * n + j]! += a[i * k + q]! * b[q * n + j]!;
     return out;
   };
-  const random = (n: number, seed: number): Int8Array => Int8Array.from({ length: n }, (_, i) => ((Math.imul(i + seed, 2654435761) >>> 13) & 255) - 128);
-  it.each([[1, 1, 1], [2, 3, 5], [9, 33, 17], [17, 64, 130], [40, 70, 257]])('matmulI8 %ix%ix%i is exact, -128 and 127 included', async (m, n, k) => {
+  const random = (n: number, seed: number): Int8Array =>
+    Int8Array.from({ length: n }, (_, i) => ((Math.imul(i + seed, 2654435761) >>> 13) & 255) - 128);
+  it.each([
+    [1, 1, 1],
+    [2, 3, 5],
+    [9, 33, 17],
+    [17, 64, 130],
+    [40, 70, 257],
+  ])('matmulI8 %ix%ix%i is exact, -128 and 127 included', async (m, n, k) => {
     const [a, b] = [random(m * k, 1), random(k * n, 99)];
     a.fill(-128, 0, Math.min(k, 8));
     b.fill(127, 0, Math.min(n, 8));
     const got = roots.matmulI8(tensor(a, { shape: [m, k] }), tensor(b, { shape: [k, n] }));
     expect([...(await got.data())]).toEqual([...exact(a, b, m, n, k)]);
     // transposed views
-    const t = tensor(b, { shape: [k, n] }).transpose().clone().transpose();
-    expect([...(await roots.matmulI8(tensor(a, { shape: [m, k] }), t).data())]).toEqual([...exact(a, b, m, n, k)]);
+    const t = tensor(b, { shape: [k, n] })
+      .transpose()
+      .clone()
+      .transpose();
+    expect([...(await roots.matmulI8(tensor(a, { shape: [m, k] }), t).data())]).toEqual([
+      ...exact(a, b, m, n, k),
+    ]);
   });
   it('packs and unpacks exactly', async () => {
-    for (const [n, k] of [[1, 1], [5, 7], [32, 4], [33, 130]] as const) {
+    for (const [n, k] of [
+      [1, 1],
+      [5, 7],
+      [32, 4],
+      [33, 130],
+    ] as const) {
       const w = tensor(random(n * k, 5), { shape: [n, k] });
       expect(await roots.unpackI8(roots.packI8(w), n, k).data()).toEqual(await w.data());
     }
   });
   it.each([1, 3, 9, 40])('W8A8 and W8A16 with %i rows stay near the float product', async (m) => {
-    const [x, w, b] = [roots.randn([m, 96]), roots.randn([70, 96], { std: 0.05 }), roots.randn([70])];
+    const [x, w, b] = [
+      roots.randn([m, 96]),
+      roots.randn([70, 96], { std: 0.05 }),
+      roots.randn([70]),
+    ];
     const { q, scale } = roots.quantizeWeightI8(w);
     const packed = roots.packI8(q);
     for (const activation of ['none', 'gelu_tanh'] as const) {
       const want = await numbers(roots.linear(x, w, b, { activation }));
       const spread = Math.sqrt(want.reduce((s, v) => s + v * v, 0) / want.length);
-      for (const [op, limit] of [[roots.linearW8A16, 0.012], [roots.linearW8A8, 0.02]] as const) {
+      for (const [op, limit] of [
+        [roots.linearW8A16, 0.012],
+        [roots.linearW8A8, 0.02],
+      ] as const) {
         const got = await numbers(op(x, packed, scale, b, { activation }));
         const error = Math.sqrt(got.reduce((s, v, i) => s + (v - want[i]!) ** 2, 0) / want.length);
         expect(error / spread).toBeLessThan(limit);
@@ -182,17 +382,26 @@ describe('int8 products', () => {
       const [x, w] = [roots.randn([m, 70]), roots.randn([45, 70])];
       const { q, scale } = roots.quantizeWeightI8(w, { clip: false });
       const dequantized = q.cast('float32').mul(scale.reshape([45, 1]));
-      expectClose(await numbers(roots.linearW8A16(x, roots.packI8(q), scale)), await numbers(roots.linear(x, dequantized)), { rtol: 1e-5, atol: 1e-4 });
+      expectClose(
+        await numbers(roots.linearW8A16(x, roots.packI8(q), scale)),
+        await numbers(roots.linear(x, dequantized)),
+        { rtol: 1e-5, atol: 1e-4 },
+      );
     }
   });
   it('clipping never increases the error it minimises', async () => {
     const w = roots.randn([16, 300]);
     const values = await numbers(w);
-    const errors = await Promise.all([true, false].map(async (clip) => {
-      const { q, scale } = roots.quantizeWeightI8(w, { clip });
-      const [qs, s] = [await numbers(q), await numbers(scale)];
-      return values.reduce((sum, v, i) => sum + Math.abs(v - qs[i]! * s[Math.floor(i / 300)]!) ** 2.4, 0);
-    }));
+    const errors = await Promise.all(
+      [true, false].map(async (clip) => {
+        const { q, scale } = roots.quantizeWeightI8(w, { clip });
+        const [qs, s] = [await numbers(q), await numbers(scale)];
+        return values.reduce(
+          (sum, v, i) => sum + Math.abs(v - qs[i]! * s[Math.floor(i / 300)]!) ** 2.4,
+          0,
+        );
+      }),
+    );
     expect(errors[0]!).toBeLessThanOrEqual(errors[1]! * 1.0001);
   });
 });
@@ -200,7 +409,11 @@ describe('int8 products', () => {
 describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
   const work: Record<string, () => Tensor> = (() => {
     const g = new roots.Generator(3);
-    const [a, b, w] = [roots.randn([150, 210], { generator: g }), roots.randn([210, 330], { generator: g }), roots.randn([210], { generator: g })];
+    const [a, b, w] = [
+      roots.randn([150, 210], { generator: g }),
+      roots.randn([210, 330], { generator: g }),
+      roots.randn([210], { generator: g }),
+    ];
     const q = [0, 1, 2].map(() => roots.randn([2, 3, 130, 16], { generator: g }));
     const { q: qw, scale } = roots.quantizeWeightI8(b.transpose().clone());
     const packed = roots.packI8(qw);
@@ -240,14 +453,23 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
 
 describe('random numbers', () => {
   it('are the same for the same seed, whatever the cut', async () => {
-    const whole = await numbers(roots.randn([1000], { generator: new roots.Generator(42), dtype: 'float64' }));
+    const whole = await numbers(
+      roots.randn([1000], { generator: new roots.Generator(42), dtype: 'float64' }),
+    );
     const g = new roots.Generator(42);
-    const parts = [...(await numbers(roots.randn([400], { generator: g, dtype: 'float64' }))), ...(await numbers(roots.randn([600], { generator: g, dtype: 'float64' })))];
+    const parts = [
+      ...(await numbers(roots.randn([400], { generator: g, dtype: 'float64' }))),
+      ...(await numbers(roots.randn([600], { generator: g, dtype: 'float64' }))),
+    ];
     expect(parts).toEqual([...whole]);
-    expect(await numbers(roots.randn([8], { generator: new roots.Generator(43), dtype: 'float64' }))).not.toEqual(whole.slice(0, 8));
+    expect(
+      await numbers(roots.randn([8], { generator: new roots.Generator(43), dtype: 'float64' })),
+    ).not.toEqual(whole.slice(0, 8));
   });
   it('have the right moments', async () => {
-    const n = await numbers(roots.randn([200000], { generator: new roots.Generator(1), dtype: 'float64' }));
+    const n = await numbers(
+      roots.randn([200000], { generator: new roots.Generator(1), dtype: 'float64' }),
+    );
     const mean = n.reduce((a, b) => a + b, 0) / n.length;
     const v = n.reduce((a, b) => a + (b - mean) ** 2, 0) / n.length;
     const fourth = n.reduce((a, b) => a + b ** 4, 0) / n.length;
@@ -262,21 +484,43 @@ describe('random numbers', () => {
 
 describe('bad input', () => {
   it('explains shape mistakes', () => {
-    expect(() => roots.matmul(normal(8, 64), normal(32, 16))).toThrow('matmul: inner dimensions differ: [8, 64] × [32, 16] (64 ≠ 32)');
-    expect(() => roots.linear(normal(2, 3), normal(4, 5))).toThrow(/differ in the inner dimension \(3 ≠ 5\)/);
-    expect(() => roots.attention(normal(1, 3, 2, 4), normal(1, 2, 2, 4), normal(1, 2, 2, 4))).toThrow(/3 query heads are not a multiple of 2 key heads/);
+    expect(() => roots.matmul(normal(8, 64), normal(32, 16))).toThrow(
+      'matmul: inner dimensions differ: [8, 64] × [32, 16] (64 ≠ 32)',
+    );
+    expect(() => roots.linear(normal(2, 3), normal(4, 5))).toThrow(
+      /differ in the inner dimension \(3 ≠ 5\)/,
+    );
+    expect(() =>
+      roots.attention(normal(1, 3, 2, 4), normal(1, 2, 2, 4), normal(1, 2, 2, 4)),
+    ).toThrow(/3 query heads are not a multiple of 2 key heads/);
     expect(() => roots.layerNorm(normal(2, 8), normal(7))).toThrow(/weight must have shape \[8\]/);
-    expect(() => roots.crossEntropy(normal(4, 10), tensor([[1, 0]], { dtype: 'int32' }))).toThrow(/class indices, not one-hot/);
-    expect(() => normal(2, 3).reshape([4])).toThrow(/reshape: \[2, 3\] \(6 elements\) does not fit \[4\]/);
+    expect(() => roots.crossEntropy(normal(4, 10), tensor([[1, 0]], { dtype: 'int32' }))).toThrow(
+      /class indices, not one-hot/,
+    );
+    expect(() => normal(2, 3).reshape([4])).toThrow(
+      /reshape: \[2, 3\] \(6 elements\) does not fit \[4\]/,
+    );
     expect(() => roots.concat([])).toThrow(/at least one tensor/);
-    expect(() => normal(3).sum({ dim: 2 })).toThrow(/axis 2 is out of range for a tensor of rank 1/);
+    expect(() => normal(3).sum({ dim: 2 })).toThrow(
+      /axis 2 is out of range for a tensor of rank 1/,
+    );
     expect(() => roots.max(roots.zeros([0]))).toThrow(/no elements/);
   });
   it('[B9] refuses impossible sizes before reserving anything', () => {
-    for (const shape of [[2 ** 40], [2 ** 53], [2 ** 31, 2 ** 31], [-1], [1.5], [NaN], [2 ** 20, 2 ** 20, 2 ** 20]])
+    for (const shape of [
+      [2 ** 40],
+      [2 ** 53],
+      [2 ** 31, 2 ** 31],
+      [-1],
+      [1.5],
+      [NaN],
+      [2 ** 20, 2 ** 20, 2 ** 20],
+    ])
       expect(() => roots.zeros(shape), String(shape)).toThrow();
     expect(() => roots.zeros([2 ** 53])).toThrow(RangeError);
-    expect(() => roots.zeros([1e12])).toThrow(expect.objectContaining({ code: 'ERR_OUT_OF_MEMORY' }));
+    expect(() => roots.zeros([1e12])).toThrow(
+      expect.objectContaining({ code: 'ERR_OUT_OF_MEMORY' }),
+    );
   });
   it('reports an index out of range at the next read, with the kernel', async () => {
     const y = roots.embedding(ids(0, 9), normal(4, 2));

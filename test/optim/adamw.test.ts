@@ -5,7 +5,10 @@ import { describeWithFixtures, expectClose, fixtureTensors, numbers } from '../h
 describeWithFixtures('AdamW (T09)', () => {
   it('equals torch.optim.AdamW for 12 steps in both precisions', async () => {
     const file = await fixtureTensors('ops/ops.safetensors');
-    for (const [kind, dtype] of [['f32', 'float32'], ['f64', 'float64']] as const)
+    for (const [kind, dtype] of [
+      ['f32', 'float32'],
+      ['f64', 'float64'],
+    ] as const)
       for (const name of ['p0', 'p1']) {
         const p = cast(await file.get(`optim|in.${name}`), dtype);
         const gradients = await numbers(await file.get(`optim|in.${name.replace('p', 'g')}`));
@@ -16,12 +19,19 @@ describeWithFixtures('AdamW (T09)', () => {
           p.grad = tensor(gradients.slice(step * n, (step + 1) * n), { shape: p.shape, dtype });
           optimizer.step();
           optimizer.zeroGrad();
-          expectClose(await numbers(p), want.slice(step * n, (step + 1) * n), kind === 'f32' ? { rtol: 1e-6, atol: 1e-6 } : { rtol: 1e-12, atol: 1e-13 }, `${name} step ${step}`);
+          expectClose(
+            await numbers(p),
+            want.slice(step * n, (step + 1) * n),
+            kind === 'f32' ? { rtol: 1e-6, atol: 1e-6 } : { rtol: 1e-12, atol: 1e-13 },
+            `${name} step ${step}`,
+          );
         }
       }
   });
   it('refuses bad options', () => {
     expect(() => new AdamW([], { lr: -1 })).toThrow(/lr must be a number from 0/);
-    expect(() => new AdamW([], { learningRate: 1 } as object)).toThrow(/unknown option "learningRate"/);
+    expect(() => new AdamW([], { learningRate: 1 } as object)).toThrow(
+      /unknown option "learningRate"/,
+    );
   });
 });

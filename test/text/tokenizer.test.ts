@@ -5,7 +5,13 @@ import { Tokenizer } from '../../lib/index.js';
 import { describeWithFixtures, fixture, fixtureJson } from '../harness.js';
 
 interface Reference {
-  single: { text: string; ids: number[]; ids_no_special: number[]; decoded: string; decoded_keep: string }[];
+  single: {
+    text: string;
+    ids: number[];
+    ids_no_special: number[];
+    decoded: string;
+    decoded_keep: string;
+  }[];
 }
 
 describeWithFixtures('tokenizers (G13)', () => {
@@ -20,13 +26,18 @@ describeWithFixtures('tokenizers (G13)', () => {
       expect(reference.single.length).toBeGreaterThan(20);
       for (const r of reference.single) {
         expect(tokenizer.encode(r.text), r.text).toEqual(r.ids);
-        expect(tokenizer.encode(r.text, { addSpecialTokens: false }), r.text).toEqual(r.ids_no_special);
+        expect(tokenizer.encode(r.text, { addSpecialTokens: false }), r.text).toEqual(
+          r.ids_no_special,
+        );
         expect(tokenizer.decode(r.ids), r.text).toBe(r.decoded);
       }
     });
   it('[X13] byte-level decoding returns the text exactly', async () => {
     const tokenizer = await Tokenizer.fromPretrained(fixture('checkpoints/gpt2-shakespeare'));
-    for (const text of ["don't  stop…\n\n 大规模 é 👩‍👩‍👧", readFileSync(fixture('refs/gpt2-shakespeare/ppl_text.txt'), 'utf8')])
+    for (const text of [
+      "don't  stop…\n\n 大规模 é 👩‍👩‍👧",
+      readFileSync(fixture('refs/gpt2-shakespeare/ppl_text.txt'), 'utf8'),
+    ])
       expect(tokenizer.decode(tokenizer.encode(text), { skipSpecialTokens: false })).toBe(text);
   });
 });

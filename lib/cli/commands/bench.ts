@@ -18,9 +18,13 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
   positionals: [1, 1],
   options: { sizes: { type: 'string' }, threads: { type: 'string' } },
   async run([name], values) {
-    if (!benchNames.includes(name as BenchName)) throw new UsageError(`unknown benchmark ${JSON.stringify(name)}; expected one of ${benchNames.join(', ')}`);
+    if (!benchNames.includes(name as BenchName))
+      throw new UsageError(
+        `unknown benchmark ${JSON.stringify(name)}; expected one of ${benchNames.join(', ')}`,
+      );
     const list = textOption(values, 'sizes')?.split(',').map(Number);
-    if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 16384)) throw new UsageError('--sizes must be integers from 1 to 16384, separated by commas');
+    if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 16384))
+      throw new UsageError('--sizes must be integers from 1 to 16384, separated by commas');
     const result = await bench(name as BenchName, {
       ...defined({ sizes: list, threads: integerOption(values, 'threads') }),
       onRow: (row) => {

@@ -2,7 +2,15 @@
 import { compress } from '../../compress/recipe.js';
 import type { PruneRatios } from '../../compress/recipe.js';
 import type { Int8Scheme } from '../../nn/linear.js';
-import { UsageError, defined, integerOption, numberOption, printJson, requiredOption, textOption } from '../command.js';
+import {
+  UsageError,
+  defined,
+  integerOption,
+  numberOption,
+  printJson,
+  requiredOption,
+  textOption,
+} from '../command.js';
 import type { Command } from '../command.js';
 import { Progress } from '../progress.js';
 import { readText } from './eval.js';
@@ -13,8 +21,15 @@ export function parsePrune(text: string): PruneRatios {
   for (const part of text.split(',')) {
     const [name = '', value = ''] = part.split('=').map((s) => s.trim());
     const ratio = Number(value);
-    if (!['ffn', 'heads', 'layers'].includes(name) || value === '' || Number.isNaN(ratio) || part.split('=').length !== 2)
-      throw new UsageError(`--prune takes parts like ffn=0.25, heads=0.25 or layers=0.1 separated by commas, got ${JSON.stringify(part)}`);
+    if (
+      !['ffn', 'heads', 'layers'].includes(name) ||
+      value === '' ||
+      Number.isNaN(ratio) ||
+      part.split('=').length !== 2
+    )
+      throw new UsageError(
+        `--prune takes parts like ffn=0.25, heads=0.25 or layers=0.1 separated by commas, got ${JSON.stringify(part)}`,
+      );
     if (name in ratios) throw new UsageError(`--prune names ${name} twice`);
     ratios[name] = ratio;
   }
@@ -71,7 +86,9 @@ Writes a model folder to OUT, with report.json and report.html.`,
     progress.end();
     if (values['json']) return printJson(report);
     for (const s of report.stages)
-      process.stdout.write(`${s.accepted ? 'kept  ' : 'undone'}  ${s.stage}: ${s.detail} (KLD ${s.kld.toFixed(5)}, perplexity ${s.perplexity.toFixed(3)})\n`);
+      process.stdout.write(
+        `${s.accepted ? 'kept  ' : 'undone'}  ${s.stage}: ${s.detail} (KLD ${s.kld.toFixed(5)}, perplexity ${s.perplexity.toFixed(3)})\n`,
+      );
     const { before, after, ratio } = report;
     process.stdout.write(
       `disk       ${(before.diskBytes / 1e6).toFixed(2)} → ${(after.diskBytes / 1e6).toFixed(2)} MB (${ratio.disk.toFixed(2)} × smaller)\n` +

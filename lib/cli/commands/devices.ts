@@ -11,6 +11,9 @@ export const command: Command = {
   async run(_, values) {
     const list = devices();
     if (values['json']) return printJson(list);
-    for (const d of list) process.stdout.write(`${d.device}: ${d.isa}, ${d.threads} threads, memory limit ${(memory().limitBytes / 1e9).toFixed(1)} GB\n`);
+    for (const d of list)
+      process.stdout.write(
+        `${d.device}: ${d.isa}, ${d.threads} threads, memory limit ${(memory().limitBytes / 1e9).toFixed(1)} GB\n`,
+      );
   },
 };

@@ -2,7 +2,14 @@
 import { readFile } from 'node:fs/promises';
 import { LanguageModel } from '../../language_model.js';
 import { FileError } from '../../tensor/errors.js';
-import { UsageError, defined, integerOption, printJson, requiredOption, textOption } from '../command.js';
+import {
+  UsageError,
+  defined,
+  integerOption,
+  printJson,
+  requiredOption,
+  textOption,
+} from '../command.js';
 import type { Command } from '../command.js';
 import { Progress } from '../progress.js';
 
@@ -13,7 +20,11 @@ export async function readText(path: string): Promise<string> {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === 'ENOENT') throw new FileError('ERR_FILE_NOT_FOUND', `${path}: no such file`);
-    throw new FileError('ERR_FILE_ACCESS', `${path}: not readable as UTF-8 text (${code ?? (error as Error).message})`, { cause: error });
+    throw new FileError(
+      'ERR_FILE_ACCESS',
+      `${path}: not readable as UTF-8 text (${code ?? (error as Error).message})`,
+      { cause: error },
+    );
   }
 }
 
@@ -27,7 +38,8 @@ window is context and is not scored. --json prints { perplexity, nll, tokens }.`
   options: { task: { type: 'string' }, text: { type: 'string' }, context: { type: 'string' } },
   async run([folder], values) {
     const task = textOption(values, 'task') ?? 'perplexity';
-    if (task !== 'perplexity') throw new UsageError(`--task must be perplexity, got ${JSON.stringify(task)}`);
+    if (task !== 'perplexity')
+      throw new UsageError(`--task must be perplexity, got ${JSON.stringify(task)}`);
     const text = await readText(requiredOption(values, 'text'));
     using lm = await LanguageModel.fromPretrained(folder!);
     const progress = new Progress();
@@ -37,6 +49,8 @@ window is context and is not scored. --json prints { perplexity, nll, tokens }.`
     });
     progress.end();
     if (values['json']) return printJson(result);
-    process.stdout.write(`perplexity ${result.perplexity.toFixed(4)} (${result.nll.toFixed(5)} nats per token over ${result.tokens} tokens)\n`);
+    process.stdout.write(
+      `perplexity ${result.perplexity.toFixed(4)} (${result.nll.toFixed(5)} nats per token over ${result.tokens} tokens)\n`,
+    );
   },
 };

@@ -1,6 +1,13 @@
 // roots generate DIR --prompt TEXT
 import { LanguageModel } from '../../language_model.js';
-import { defined, integerOption, numberOption, printJson, requiredOption, textOption } from '../command.js';
+import {
+  defined,
+  integerOption,
+  numberOption,
+  printJson,
+  requiredOption,
+  textOption,
+} from '../command.js';
 import type { Command } from '../command.js';
 
 export const command: Command = {

@@ -7,7 +7,8 @@ import type { Command } from '../command.js';
 
 export const command: Command = {
   summary: 'What a model folder contains',
-  usage: 'roots info DIR [--json]\n\nPrints architecture, parameters, element types, bytes and configuration.',
+  usage:
+    'roots info DIR [--json]\n\nPrints architecture, parameters, element types, bytes and configuration.',
   positionals: [1, 1],
   options: {},
   async run([folder], values) {
@@ -18,7 +19,17 @@ export const command: Command = {
       const { dtype, bytes } = weights.info(name);
       types.set(dtype, (types.get(dtype) ?? 0) + bytes);
     }
-    const names: Record<string, string> = { F32: 'float32', F64: 'float64', BF16: 'bfloat16', F16: 'float16', I8: 'int8', U8: 'uint8', I32: 'int32', I64: 'int64', BOOL: 'bool' };
+    const names: Record<string, string> = {
+      F32: 'float32',
+      F64: 'float64',
+      BF16: 'bfloat16',
+      F16: 'float16',
+      I8: 'int8',
+      U8: 'uint8',
+      I32: 'int32',
+      I64: 'int64',
+      BOOL: 'bool',
+    };
     const main = [...types].toSorted((a, b) => b[1] - a[1])[0]?.[0] ?? 'F32';
     const info = {
       architecture: architectureOf(config),

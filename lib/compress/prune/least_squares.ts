@@ -30,7 +30,8 @@ export function damped(gram: Tensor): Tensor {
   let mean = 0;
   for (let i = 0; i < n - 1; i++) mean += values[i * n + i]! / Math.max(1, n - 1);
   const out = Float64Array.from(values);
-  for (let i = 0; i < n; i++) out[i * n + i]! += i < n - 1 ? damping * mean + 1e-12 : 1e-9 * values[i * n + i]! + 1e-12;
+  for (let i = 0; i < n; i++)
+    out[i * n + i]! += i < n - 1 ? damping * mean + 1e-12 : 1e-9 * values[i * n + i]! + 1e-12;
   return tensor(out, { shape: [n, n] });
 }
 
@@ -43,7 +44,10 @@ export function solve(a: Tensor, b: Tensor): Tensor {
   info.dispose();
   if (failed) {
     factor.dispose();
-    throw new RootsError('ERR_NOT_POSITIVE_DEFINITE', `least squares: pivot ${failed - 1} is not positive; the calibration text is too short or its activations are not finite`);
+    throw new RootsError(
+      'ERR_NOT_POSITIVE_DEFINITE',
+      `least squares: pivot ${failed - 1} is not positive; the calibration text is too short or its activations are not finite`,
+    );
   }
   const x = tidy(() => mul(contiguous(b), 1));
   kernels.cholesky_solve(factor, x);
@@ -64,7 +68,13 @@ export function repair(weight: Tensor, gram: Tensor, kept: readonly number[]): T
  * Which groups of inputs to keep so that `remove` of them go: groups leave in rounds, cheapest first, and weights and
  * inverse are refitted between rounds. The constant input always stays. Returns kept group numbers in order.
  */
-export function chooseGroups(weight: Tensor, gram: Tensor, groupSize: number, remove: number, rounds: number): number[] {
+export function chooseGroups(
+  weight: Tensor,
+  gram: Tensor,
+  groupSize: number,
+  remove: number,
+  rounds: number,
+): number[] {
   const inputs = gram.shape[0]! - 1;
   const outputs = weight.shape[0]!;
   let groups = Array.from({ length: inputs / groupSize }, (_, i) => i);
@@ -72,13 +82,19 @@ export function chooseGroups(weight: Tensor, gram: Tensor, groupSize: number, re
   for (let round = 0; groups.length > target; round++) {
     const left = groups.length - target;
     const now = Math.max(1, Math.ceil(left / Math.max(1, rounds - round)));
-    const kept = [...groups.flatMap((g) => Array.from({ length: groupSize }, (_, i) => g * groupSize + i)), inputs];
+    const kept = [
+      ...groups.flatMap((g) => Array.from({ length: groupSize }, (_, i) => g * groupSize + i)),
+      inputs,
+    ];
     const costs = tidy(() => {
       const n = kept.length;
       const w = repair(weight, gram, kept).dataSync() as Float64Array; // (o, n)
       const identity = new Float64Array(n * n);
       for (let i = 0; i < n; i++) identity[i * n + i] = 1;
-      const inverse = solve(pick(gram, kept, kept), tensor(identity, { shape: [n, n] })).dataSync() as Float64Array;
+      const inverse = solve(
+        pick(gram, kept, kept),
+        tensor(identity, { shape: [n, n] }),
+      ).dataSync() as Float64Array;
       return groups.map((_, g) => groupCost(w, inverse, n, outputs, g * groupSize, groupSize));
     });
     const order = groups.map((_, i) => i).toSorted((a, b) => costs[a]! - costs[b]! || a - b);
@@ -89,7 +105,14 @@ export function chooseGroups(weight: Tensor, gram: Tensor, groupSize: number, re
 }
 
 /** trace(W_g (G⁻¹_gg)⁻¹ W_gᵀ): the squared error that removing one group adds. */
-function groupCost(w: Float64Array, inverse: Float64Array, n: number, outputs: number, start: number, size: number): number {
+function groupCost(
+  w: Float64Array,
+  inverse: Float64Array,
+  n: number,
+  outputs: number,
+  start: number,
+  size: number,
+): number {
   // Cholesky of the small diagonal block, then one triangular solve per output
   const l = new Float64Array(size * size);
   for (let i = 0; i < size; i++)

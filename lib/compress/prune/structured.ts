@@ -31,14 +31,21 @@ const roundTo = 8;
 function keepCount(total: number, ratio: number, what: string): number {
   const step = total >= 8 * roundTo ? roundTo : 1;
   const keep = Math.round((total * (1 - ratio)) / step) * step;
-  if (keep < 1) throw new OptionError(`prune: a ${what} ratio of ${ratio} would leave nothing of ${total}`);
+  if (keep < 1)
+    throw new OptionError(`prune: a ${what} ratio of ${ratio} would leave nothing of ${total}`);
   return Math.min(total, keep);
 }
 
 /** Rows of a layer's outputs, with its bias. */
 function keepOutputs(layer: Linear, rows: readonly number[]): void {
   const index = tensor(Int32Array.from(rows));
-  const matrix = tidy(() => indexSelect(layer.weight.isContiguous && !layer.conv1d ? layer.weight : layer.matrix(), 0, index));
+  const matrix = tidy(() =>
+    indexSelect(
+      layer.weight.isContiguous && !layer.conv1d ? layer.weight : layer.matrix(),
+      0,
+      index,
+    ),
+  );
   const bias = layer.bias && tidy(() => indexSelect(layer.bias!, 0, index));
   index.dispose();
   layer.setMatrix(matrix, bias);
@@ -61,7 +68,12 @@ function keepInputs(layer: Linear, augmented: Tensor, gram: Tensor, kept: readon
 
 /** W (o, K) with a zero column for the constant input, float64. A layer without bias may not use the constant. */
 function withConstant(layer: Linear): Tensor {
-  return tidy(() => concat([cast(layer.matrix(), 'float64'), zeros([layer.outFeatures, 1], { dtype: 'float64' })], 1));
+  return tidy(() =>
+    concat(
+      [cast(layer.matrix(), 'float64'), zeros([layer.outFeatures, 1], { dtype: 'float64' })],
+      1,
+    ),
+  );
 }
 
 /** Without a bias to take it, the constant input must not help the fit: cut its correlations. */
@@ -72,7 +84,11 @@ function isolateConstant(gram: Tensor): Tensor {
   return tensor(values, { shape: [n, n] });
 }
 
-async function prepared(model: CausalLM, layer: Linear, c: PruneContext): Promise<{ gram: Tensor; weight: Tensor }> {
+async function prepared(
+  model: CausalLM,
+  layer: Linear,
+  c: PruneContext,
+): Promise<{ gram: Tensor; weight: Tensor }> {
   const raw = await inputGram(model, layer, c.ids, c.context);
   const usable = layer.bias ? raw : isolateConstant(raw);
   const gram = damped(usable);
@@ -102,14 +118,21 @@ export async function pruneFfn(model: CausalLM, ratio: number, c: PruneContext):
 export async function pruneHeads(model: CausalLM, ratio: number, c: PruneContext): Promise<string> {
   const { heads, kvHeads, headDim } = model.shape;
   const keep = Math.round(kvHeads * (1 - ratio));
-  if (keep < 1) throw new OptionError(`prune: a heads ratio of ${ratio} would leave none of ${kvHeads} key-value groups`);
-  if (keep === kvHeads) return `heads ${heads}: nothing to remove at ratio ${ratio} of ${kvHeads} groups`;
+  if (keep < 1)
+    throw new OptionError(
+      `prune: a heads ratio of ${ratio} would leave none of ${kvHeads} key-value groups`,
+    );
+  if (keep === kvHeads)
+    return `heads ${heads}: nothing to remove at ratio ${ratio} of ${kvHeads} groups`;
   const perGroup = heads / kvHeads;
-  const span = (groups: readonly number[], size: number): number[] => groups.flatMap((g) => Array.from({ length: size }, (_, i) => g * size + i));
+  const span = (groups: readonly number[], size: number): number[] =>
+    groups.flatMap((g) => Array.from({ length: size }, (_, i) => g * size + i));
   for (const [i, block] of model.blocks.entries()) {
     const { gram, weight } = await prepared(model, block.attentionOutput, c);
     const groups = chooseGroups(weight, gram, perGroup * headDim, kvHeads - keep, kvHeads - keep);
-    const [q, k, v] = ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'].map((n) => block.linears.get(n)!) as [Linear, Linear, Linear];
+    const [q, k, v] = ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'].map((n) =>
+      block.linears.get(n)!,
+    ) as [Linear, Linear, Linear];
     keepOutputs(q, span(groups, perGroup * headDim));
     keepOutputs(k, span(groups, headDim));
     keepOutputs(v, span(groups, headDim));
@@ -125,11 +148,20 @@ export async function pruneHeads(model: CausalLM, ratio: number, c: PruneContext
  * Removes a share of the layers, one at a time, each time the one whose absence changes the output least (KLD against
  * `reference`). The first and the last layer stay. Returns the smaller model.
  */
-export async function pruneLayers(model: CausalLM, reference: CausalLM, ratio: number, c: PruneContext): Promise<{ model: CausalLM; detail: string }> {
+export async function pruneLayers(
+  model: CausalLM,
+  reference: CausalLM,
+  ratio: number,
+  c: PruneContext,
+): Promise<{ model: CausalLM; detail: string }> {
   const total = model.shape.layers;
   const remove = Math.round(total * ratio);
-  if (remove > total - 2) throw new OptionError(`prune: a layers ratio of ${ratio} removes ${remove} of ${total} layers; the first and the last must stay`);
-  if (remove === 0) return { model: model.share(), detail: `layers ${total}: nothing to remove at ratio ${ratio}` };
+  if (remove > total - 2)
+    throw new OptionError(
+      `prune: a layers ratio of ${ratio} removes ${remove} of ${total} layers; the first and the last must stay`,
+    );
+  if (remove === 0)
+    return { model: model.share(), detail: `layers ${total}: nothing to remove at ratio ${ratio}` };
   let kept = Array.from({ length: total }, (_, i) => i);
   const gone: number[] = [];
   for (let step = 0; step < remove; step++) {
@@ -144,5 +176,8 @@ export async function pruneLayers(model: CausalLM, reference: CausalLM, ratio: n
     gone.push(best!.layer);
     c.onProgress?.((step + 1) / remove);
   }
-  return { model: model.withBlocks(kept), detail: `layers ${total} → ${kept.length} (removed ${gone.join(', ')})` };
+  return {
+    model: model.withBlocks(kept),
+    detail: `layers ${total} → ${kept.length} (removed ${gone.join(', ')})`,
+  };
 }

@@ -1,7 +1,7 @@
-// C = A B, by the five loops of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008):
-// blocks of N, of K, of M, and inside a chunk the tiles. A and B are packed so that the innermost loop reads both
-// in order. Any strides; float and double by the same code. The order of additions depends on K alone, so results
-// have the same bits for every number of threads.
+// C = A B, by the five loops of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication",
+// 2008): blocks of N, of K, of M, and inside a chunk the tiles. A and B are packed so that the innermost loop
+// reads both in order. Any strides; float and double by the same code. The order of additions depends on K
+// alone, so results have the same bits for every number of threads.
 #pragma once
 
 #include "core/check.h"
@@ -111,8 +111,8 @@ void pack_b_panel(const Matrix<T>& b, int64_t j0, int64_t columns, int64_t k0, i
 
 // One tile of C: Rows x kTileColumns. first: C = A B, otherwise C += A B.
 template <class T, int Rows>
-ROOTS_INLINE void tile(int64_t depth, const T* __restrict a, const T* __restrict b, T* __restrict c, int64_t ldc,
-                       int64_t columns, bool first) {
+ROOTS_INLINE void tile(int64_t depth, const T* __restrict a, const T* __restrict b, T* __restrict c,
+                       int64_t ldc, int64_t columns, bool first) {
   using V = Vec<T>;
   constexpr int W = V::kWidth;
   V acc[Rows * kTileVectors];
@@ -121,7 +121,8 @@ ROOTS_INLINE void tile(int64_t depth, const T* __restrict a, const T* __restrict
     unrolled<kTileVectors>([&](auto j) { bk[j] = V::load(b + k * kTileColumns<T> + j * W); });
     unrolled<Rows>([&](auto i) {
       const V ai(a[k * kTileRows + i]);
-      unrolled<kTileVectors>([&](auto j) { acc[i * kTileVectors + j] = fma(ai, bk[j], acc[i * kTileVectors + j]); });
+      unrolled<kTileVectors>(
+          [&](auto j) { acc[i * kTileVectors + j] = fma(ai, bk[j], acc[i * kTileVectors + j]); });
     });
   }
   unrolled<Rows * kTileVectors>([&](auto n) {
@@ -215,8 +216,8 @@ void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth,
   }
 }
 
-// Packs columns [j0, j0 + columns) and depth [k0, k0 + depth) of B into one panel; replaced where B is not a plain
-// matrix (int8 weights are widened here).
+// Packs columns [j0, j0 + columns) and depth [k0, k0 + depth) of B into one panel; replaced where B is not a
+// plain matrix (int8 weights are widened here).
 template <class T>
 struct PackMatrix {
   Matrix<T> b;
@@ -227,10 +228,11 @@ struct PackMatrix {
 
 ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// C (M, N), rows ldc apart, contiguous columns. Serial: everything on the calling thread, for use inside a chunk.
+// C (M, N), rows ldc apart, contiguous columns. Serial: everything on the calling thread, for use inside a
+// chunk.
 template <class T, bool Serial, class PackB>
-Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<T>& a, const PackB& pack_b,
-                   T* c, int64_t ldc, const Epilogue<T>& epilogue) {
+Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<T>& a,
+                   const PackB& pack_b, T* c, int64_t ldc, const Epilogue<T>& epilogue) {
   constexpr int64_t kColumns = kTileColumns<T>;
   auto buffer = Serial ? context.scratch : context.workspace;
   auto run = [&](int64_t chunks, const auto& body) {
@@ -243,11 +245,14 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   const int64_t max_depth = K < kBlockK ? K : kBlockK;
   const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kTileRows);
   const int64_t n_tiles = ceil_div(N < kBlockN ? N : kBlockN, kColumns);
-  T* a_pack = static_cast<T*>(buffer(context.host, 0, static_cast<size_t>(m_tiles * kTileRows * max_depth) * sizeof(T)));
-  T* b_pack = static_cast<T*>(buffer(context.host, 1, static_cast<size_t>(n_tiles * kColumns * max_depth) * sizeof(T)));
+  T* a_pack = static_cast<T*>(
+      buffer(context.host, 0, static_cast<size_t>(m_tiles * kTileRows * max_depth) * sizeof(T)));
+  T* b_pack = static_cast<T*>(
+      buffer(context.host, 1, static_cast<size_t>(n_tiles * kColumns * max_depth) * sizeof(T)));
   CHECK(a_pack && b_pack, "out of memory");
 
-  const int64_t k_blocks = ceil_div(K, kBlockK), k_step = ceil_div(K, k_blocks);  // equal pieces of at most kBlockK
+  const int64_t k_blocks = ceil_div(K, kBlockK),
+                k_step = ceil_div(K, k_blocks);  // equal pieces of at most kBlockK
   for (int64_t jc = 0; jc < N; jc += kBlockN) {
     const int64_t nc = N - jc < kBlockN ? N - jc : kBlockN, n_panels = ceil_div(nc, kColumns);
     for (int64_t kc = 0; kc < K; kc += k_step) {
@@ -269,7 +274,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             } else {
               const int64_t p = (chunk - a_chunks) * group + g, j0 = p * kColumns;
               if (p >= b_panels) break;
-              pack_b(jc + j0, nc - j0 < kColumns ? nc - j0 : kColumns, kc, depth, b_pack + p * kColumns * depth);
+              pack_b(jc + j0, nc - j0 < kColumns ? nc - j0 : kColumns, kc, depth,
+                     b_pack + p * kColumns * depth);
             }
           }
         });
@@ -277,7 +283,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         const int64_t row_group = m_panels < kChunkRowTiles ? m_panels : kChunkRowTiles;
         const int64_t column_group = kChunkColumnTiles * kChunkRowTiles / row_group;
         const int64_t columns_per_chunk = n_panels < column_group ? ceil_div(n_panels, 2) : column_group;
-        const int64_t row_chunks = ceil_div(m_panels, row_group), column_chunks = ceil_div(n_panels, columns_per_chunk);
+        const int64_t row_chunks = ceil_div(m_panels, row_group),
+                      column_chunks = ceil_div(n_panels, columns_per_chunk);
         run(row_chunks * column_chunks, [&](int64_t chunk) {
           const int64_t p0 = (chunk % row_chunks) * row_group, q0 = (chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
@@ -288,10 +295,11 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             for (int64_t q = q0; q < q1; ++q) {
               const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
               const int64_t at = (ic + i0) * ldc + jc + j0;
-              tile_dispatch<T>(rows, depth, a_pack + p * kTileRows * depth, b_pack + q * kColumns * depth, c + at, ldc,
-                               columns, first);
+              tile_dispatch<T>(rows, depth, a_pack + p * kTileRows * depth, b_pack + q * kColumns * depth,
+                               c + at, ldc, columns, first);
               if (last && !epilogue.empty())
-                for (int64_t r = 0; r < rows; ++r) epilogue.apply(c + at + r * ldc, at + r * ldc, jc + j0, columns);
+                for (int64_t r = 0; r < rows; ++r)
+                  epilogue.apply(c + at + r * ldc, at + r * ldc, jc + j0, columns);
             }
           }
         });

@@ -1,8 +1,9 @@
 // The int8 product: packed weights (N, K) times quantized activations (M, K), exact int32 sums.
 //
-// One packed layout for every instruction set: [N / 32][K / 4][32][4] int8, zero-padded, so that four neighbouring
-// k of one output lie in one 32-bit lane, as the dot-product instructions want them. Then N sums of each output's
-// weights (int32), which undo the +128 offset of activations where the instruction needs them unsigned.
+// One packed layout for every instruction set: [N / 32][K / 4][32][4] int8, zero-padded, so that four
+// neighbouring k of one output lie in one 32-bit lane, as the dot-product instructions want them. Then N sums
+// of each output's weights (int32), which undo the +128 offset of activations where the instruction needs
+// them unsigned.
 #pragma once
 
 #include "core/tensor.h"
@@ -19,7 +20,8 @@ constexpr int64_t kQuad = 4;    // k per 32-bit lane
 
 struct PackedShape {
   int64_t panels, quads;
-  ROOTS_INLINE PackedShape(int64_t n, int64_t k) : panels((n + kPanel - 1) / kPanel), quads((k + kQuad - 1) / kQuad) {}
+  ROOTS_INLINE PackedShape(int64_t n, int64_t k)
+      : panels((n + kPanel - 1) / kPanel), quads((k + kQuad - 1) / kQuad) {}
   ROOTS_INLINE int64_t panel_bytes() const { return quads * kPanel * kQuad; }
   ROOTS_INLINE int64_t weight_bytes() const { return panels * panel_bytes(); }
   ROOTS_INLINE int64_t total_bytes() const { return weight_bytes() + panels * kPanel * 4; }
@@ -27,19 +29,19 @@ struct PackedShape {
 
 #if defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
-constexpr int kI8Rows = 8;                   // 16 accumulators reach the peak; from 10 rows on GCC 12 keeps them in memory
+constexpr int kI8Rows = 8;  // 16 accumulators reach the peak; from 10 rows on GCC 12 keeps them in memory
 #else
 constexpr bool kUnsignedActivations = false;
 constexpr int kI8Rows = 2;
 #endif
 
-// Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes of row r
-// and quad q lie at q * height * 4 + r * 4, so that one pointer reaches all rows of a tile.
+// Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes
+// of row r and quad q lie at q * height * 4 + r * 4, so that one pointer reaches all rows of a tile.
 
 // Sums of Rows rows of a tile against one panel: out[r][0..32).
 template <int Rows>
-ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
-                          int32_t (*out)[kPanel]) {
+ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel,
+                          const int32_t* sums, int32_t (*out)[kPanel]) {
   const int64_t step = height * kQuad;
 #if defined(__AVX512VNNI__)
   __m512i low[Rows], high[Rows];
@@ -62,8 +64,8 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const
     _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(high[r], s1));
   });
 #elif defined(__AVX2__)
-  // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an accumulator
-  // holds the two pair sums of two outputs, added at the end.
+  // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an
+  // accumulator holds the two pair sums of two outputs, added at the end.
   (void)sums;
   for (int half = 0; half < 2; ++half) {  // 16 outputs at a time: 4 accumulators a row
     __m256i acc[Rows][4];
@@ -121,7 +123,8 @@ ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* 
 
 struct ActivationTiles {
   int64_t quads, height;
-  ROOTS_INLINE ActivationTiles(int64_t m, int64_t k) : quads((k + kQuad - 1) / kQuad), height(m < kI8Rows ? m : kI8Rows) {}
+  ROOTS_INLINE ActivationTiles(int64_t m, int64_t k)
+      : quads((k + kQuad - 1) / kQuad), height(m < kI8Rows ? m : kI8Rows) {}
   ROOTS_INLINE int64_t tile_bytes() const { return quads * height * kQuad; }
   ROOTS_INLINE int64_t bytes(int64_t m) const { return (m + kI8Rows - 1) / kI8Rows * tile_bytes(); }
   // A row of quads * 4 bytes into its place.
@@ -161,8 +164,10 @@ ROOTS_INLINE float quantize_row(const float* x0, int64_t k, int64_t padded, uint
     x = select<float>(x < -limit, -limit, x) + magic;
     const Bytes bytes = __builtin_convertvector((typename V::Mask)x.v - zero, Bytes);
     // a constant size where possible: a variable one is a call
-    if (n == V::kWidth) __builtin_memcpy(q + i, &bytes, V::kWidth);
-    else __builtin_memcpy(q + i, &bytes, static_cast<size_t>(n));
+    if (n == V::kWidth)
+      __builtin_memcpy(q + i, &bytes, V::kWidth);
+    else
+      __builtin_memcpy(q + i, &bytes, static_cast<size_t>(n));
   }
   i = k;
   for (; i < padded; ++i) q[i] = static_cast<uint8_t>(bias);

@@ -19,7 +19,7 @@ constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
 template <class T>
-constexpr int kTileColumns = kTileVectors* Vec<T>::kWidth;
+constexpr int kTileColumns = kTileVectors * Vec<T>::kWidth;
 
 // K is cut so that a packed B panel (32 columns x 384 x 4 bytes = 48 KiB) streams from L2 while the A panel
 // (14 x 384 x 4 = 21 KiB) stays in L1.
@@ -30,7 +30,8 @@ constexpr int64_t kBlockM = 2016;
 constexpr int64_t kBlockN = 4096;
 // One parallel chunk: 8 row tiles x 16 column tiles of C, 40-80 us at the FMA peak.
 constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 16;
-// Up to this many rows, B is read in place instead of being packed: packing would cost as much as the product.
+// Up to this many rows, B is read in place instead of being packed: packing would cost as much as the
+// product.
 constexpr int64_t kSkinnyRows = 4;
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Transposes a square of W x W elements in registers: log2(W) rounds in which row i is interleaved with row i + W/2.
-// After a round the rows are perfectly shuffled; after all rounds rows are columns.
+// Transposes a square of W x W elements in registers: log2(W) rounds in which row i is interleaved with row i
+// + W/2. After a round the rows are perfectly shuffled; after all rounds rows are columns.
 #pragma once
 
 #include "cpu/simd.h"
@@ -15,18 +15,26 @@ namespace {
 
 template <class T>
 ROOTS_INLINE Vec<T> interleave_low(Vec<T> a, Vec<T> b) {
-  if constexpr (Vec<T>::kWidth == 16) return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_LOW_16));
-  else if constexpr (Vec<T>::kWidth == 8) return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_LOW_8));
-  else if constexpr (Vec<T>::kWidth == 4) return Vec<T>(__builtin_shufflevector(a.v, b.v, 0, 4, 1, 5));
-  else return Vec<T>(__builtin_shufflevector(a.v, b.v, 0, 2));
+  if constexpr (Vec<T>::kWidth == 16)
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_LOW_16));
+  else if constexpr (Vec<T>::kWidth == 8)
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_LOW_8));
+  else if constexpr (Vec<T>::kWidth == 4)
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, 0, 4, 1, 5));
+  else
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, 0, 2));
 }
 
 template <class T>
 ROOTS_INLINE Vec<T> interleave_high(Vec<T> a, Vec<T> b) {
-  if constexpr (Vec<T>::kWidth == 16) return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_HIGH_16));
-  else if constexpr (Vec<T>::kWidth == 8) return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_HIGH_8));
-  else if constexpr (Vec<T>::kWidth == 4) return Vec<T>(__builtin_shufflevector(a.v, b.v, 2, 6, 3, 7));
-  else return Vec<T>(__builtin_shufflevector(a.v, b.v, 1, 3));
+  if constexpr (Vec<T>::kWidth == 16)
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_HIGH_16));
+  else if constexpr (Vec<T>::kWidth == 8)
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, ROOTS_HIGH_8));
+  else if constexpr (Vec<T>::kWidth == 4)
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, 2, 6, 3, 7));
+  else
+    return Vec<T>(__builtin_shufflevector(a.v, b.v, 1, 3));
 }
 
 #undef ROOTS_LOW_16
@@ -50,10 +58,11 @@ ROOTS_INLINE void transpose_square(Vec<T> (&rows)[Vec<T>::kWidth]) {
   }
 }
 
-// out[k * ld + j] = in[j * stride + k] for j < columns (others 0) and k < depth; writes whole vectors of W columns.
+// out[k * ld + j] = in[j * stride + k] for j < columns (others 0) and k < depth; writes whole vectors of W
+// columns.
 template <class T>
-ROOTS_INLINE void transpose_block(const T* in, int64_t stride, int64_t columns, int64_t depth, T* out, int64_t ld,
-                                  int64_t write) {
+ROOTS_INLINE void transpose_block(const T* in, int64_t stride, int64_t columns, int64_t depth, T* out,
+                                  int64_t ld, int64_t write) {
   constexpr int64_t W = Vec<T>::kWidth;
   for (int64_t k = 0; k < depth; k += W) {
     const int64_t n = depth - k < W ? depth - k : W;
