@@ -2,7 +2,14 @@
 // that the surrounding text marks with <!-- not run --> are only type-checked (ts) or left out (sh).
 // In the blocks, './model' is a small checkpoint that this script makes first.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, symlinkSync, writeFileSync, mkdirSync } from 'node:fs';
+import {
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  symlinkSync,
+  writeFileSync,
+  mkdirSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -41,11 +48,21 @@ writeFileSync(join(work, 'package.json'), '{"type":"module"}');
 
 let ran = 0;
 let skipped = 0;
-const files = ['README.md', ...readdirSync(join(root, 'docs')).filter((f) => f.endsWith('.md')).map((f) => `docs/${f}`)];
+const files = [
+  'README.md',
+  ...readdirSync(join(root, 'docs'))
+    .filter((f) => f.endsWith('.md'))
+    .map((f) => `docs/${f}`),
+];
 for (const file of files) {
   const text = readFileSync(join(root, file), 'utf8');
   for (const match of text.matchAll(/(<!-- not run[^>]*-->\n)?```(ts|sh)\n([\s\S]*?)```/g)) {
-    const [, skip, language, code] = match as unknown as [string, string | undefined, string, string];
+    const [, skip, language, code] = match as unknown as [
+      string,
+      string | undefined,
+      string,
+      string,
+    ];
     const name = `${file}, block at character ${match.index}`;
     if (skip) {
       skipped++;
@@ -55,8 +72,20 @@ for (const file of files) {
     writeFileSync(path, code);
     const run =
       language === 'ts'
-        ? spawnSync(process.execPath, ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), path], { cwd: work, encoding: 'utf8', timeout: 120_000 })
-        : spawnSync('bash', ['-eu', path], { cwd: work, encoding: 'utf8', timeout: 120_000, env: { ...process.env, PATH: `${join(work, 'node_modules/.bin')}:${process.env['PATH']}` } });
+        ? spawnSync(
+            process.execPath,
+            ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), path],
+            { cwd: work, encoding: 'utf8', timeout: 120_000 },
+          )
+        : spawnSync('bash', ['-eu', path], {
+            cwd: work,
+            encoding: 'utf8',
+            timeout: 120_000,
+            env: {
+              ...process.env,
+              PATH: `${join(work, 'node_modules/.bin')}:${process.env['PATH']}`,
+            },
+          });
     if (run.status !== 0) {
       console.error(`${name} failed:\n${code}\n${run.stdout}\n${run.stderr}`);
       process.exit(1);

@@ -12,8 +12,7 @@ import {
   tensor,
   tidy,
 } from '../lib/index.js';
-import type { TensorFile ,
-  Tensor} from '../lib/index.js';
+import type { TensorFile, Tensor } from '../lib/index.js';
 
 export const fixturesPath = resolve(
   process.env['ROOTS_FIXTURES'] ?? new URL('../../shared/fixtures', import.meta.url).pathname,

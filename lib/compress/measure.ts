@@ -1,7 +1,7 @@
 // What a model folder costs on this machine: bytes, parameters, arithmetic, time and memory. Time and memory are
 // measured in processes of their own, the models taking turns, so that neither profits from the other's caches.
 import { spawn } from 'node:child_process';
-import { readdir, stat } from 'node:fs/promises';
+import { readFile, readdir, stat } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -71,8 +71,25 @@ function median(values: number[]): number {
   return sorted[Math.floor(sorted.length / 2)]!;
 }
 
+/** How long each figure is measured, after as long a warm-up. */
+export const defaultMeasureMs = 800;
+
+/**
+ * Highest resident memory of this process. Not `resourceUsage().maxRSS`: on Linux that starts at the size of the
+ * process that spawned this one.
+ */
+async function peakRss(): Promise<number> {
+  const status = await readFile('/proc/self/status', 'utf8').catch(() => '');
+  const kilobytes = /^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1];
+  return kilobytes ? Number(kilobytes) * 1024 : process.resourceUsage().maxRSS * 1024;
+}
+
 /** Loads and times a model in this process: what a measuring child runs. */
-export async function measureHere(folder: string, threads: number): Promise<RunMeasurement> {
+export async function measureHere(
+  folder: string,
+  threads: number,
+  milliseconds: number = defaultMeasureMs,
+): Promise<RunMeasurement> {
   const { model } = await loadModel(folder);
   const { context, vocab } = model.shape;
   const prefillTokens = Math.min(512, context);
@@ -91,31 +108,36 @@ export async function measureHere(folder: string, threads: number): Promise<RunM
     await logits.data();
     logits.dispose();
   };
-  await step(null, ids);
-  const prefill: number[] = [];
-  const budget = performance.now() + 1500;
-  for (let i = 0; i < 30 && (i < 5 || performance.now() < budget); i++) {
+  // The compiler of the JavaScript engine needs about a second of calls before times are steady.
+  const timed = async (run: () => Promise<number>): Promise<number> => {
+    const warm = performance.now() + milliseconds;
+    while (performance.now() < warm) await run();
+    const values: number[] = [];
+    const end = performance.now() + milliseconds;
+    while (values.length < 5 || performance.now() < end) values.push(await run());
+    return median(values);
+  };
+  const prefillMs = await timed(async () => {
     const start = performance.now();
     await step(null, ids);
-    prefill.push(performance.now() - start);
-  }
-  const decode: number[] = [];
+    return performance.now() - start;
+  });
   const steps = Math.min(64, context - 8);
-  const decodeBudget = performance.now() + 1500;
-  for (let i = 0; i < 10 && (i < 3 || performance.now() < decodeBudget); i++) {
+  const decodeTokensPerSecond = await timed(async () => {
     const cache = new KVCache(context);
     await step(cache, ids.subarray(0, 4));
     const start = performance.now();
     for (let t = 0; t < steps; t++) await step(cache, ids.subarray(t, t + 1));
-    decode.push((1000 * steps) / (performance.now() - start));
+    const rate = (1000 * steps) / (performance.now() - start);
     cache.dispose();
-  }
+    return rate;
+  });
   model.dispose();
   return {
-    prefillMs: median(prefill),
+    prefillMs,
     prefillTokens,
-    decodeTokensPerSecond: median(decode),
-    peakRssBytes: process.resourceUsage().maxRSS * 1024,
+    decodeTokensPerSecond,
+    peakRssBytes: await peakRss(),
     threads,
   };
 }
@@ -128,12 +150,20 @@ function childArguments(): string[] {
   return ['--import', tsx, fileURLToPath(new URL('../cli/main.ts', import.meta.url))];
 }
 
-function measureInChild(folder: string, threads: number): Promise<RunMeasurement> {
+function measureInChild(
+  folder: string,
+  threads: number,
+  milliseconds: number,
+): Promise<RunMeasurement> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [...childArguments(), 'measure', folder, '--json'], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ROOTS_THREADS: String(threads), NODE_OPTIONS: '' },
-    });
+    const child = spawn(
+      process.execPath,
+      [...childArguments(), 'measure', folder, '--milliseconds', String(milliseconds), '--json'],
+      {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { ...process.env, ROOTS_THREADS: String(threads), NODE_OPTIONS: '' },
+      },
+    );
     let out = '';
     let problems = '';
     child.stdout.on('data', (chunk) => (out += chunk));
@@ -154,12 +184,13 @@ export async function measureFolders(
   folders: readonly string[],
   threads: number,
   turns: number = 3,
+  milliseconds: number = defaultMeasureMs,
   onProgress?: (done: number) => void,
 ): Promise<RunMeasurement[]> {
   const runs: RunMeasurement[][] = folders.map(() => []);
   for (let turn = 0; turn < turns; turn++)
     for (const [i, folder] of folders.entries()) {
-      runs[i]!.push(await measureInChild(folder, threads));
+      runs[i]!.push(await measureInChild(folder, threads, milliseconds));
       onProgress?.((turn * folders.length + i + 1) / (turns * folders.length));
     }
   return runs.map((list) => ({

@@ -18,7 +18,13 @@ import { compressionReport } from '../report/compression.js';
 import type { CompressionReport, ModelReport, StageReport } from '../report/compression.js';
 import { FileError, OptionError } from '../tensor/errors.js';
 import { exportConfig, ruleFor } from './export_rules.js';
-import { flopsPerToken, folderBytes, measureFolders, parameterCount } from './measure.js';
+import {
+  defaultMeasureMs,
+  flopsPerToken,
+  folderBytes,
+  measureFolders,
+  parameterCount,
+} from './measure.js';
 import type { Measurement } from './measure.js';
 import { pruneMagnitude } from './prune/magnitude.js';
 import { pruneFfn, pruneHeads, pruneLayers } from './prune/structured.js';
@@ -54,6 +60,8 @@ export interface CompressOptions {
   overwrite?: boolean;
   /** Turns of the speed measurement. Default 3. */
   turns?: number;
+  /** How long each time is measured per turn, after as long a warm-up. Default 800 ms. */
+  measureMs?: number;
   onProgress?: (stage: string, done: number) => void;
 }
 
@@ -70,6 +78,7 @@ const optionNames = [
   'seed',
   'overwrite',
   'turns',
+  'measureMs',
   'onProgress',
 ];
 
@@ -328,6 +337,7 @@ async function measureBoth(
     [source, folder],
     threads,
     options.turns ?? 3,
+    options.measureMs ?? defaultMeasureMs,
     (done) => options.onProgress?.('measure speed and memory', done),
   );
   const describe = async (

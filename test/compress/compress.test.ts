@@ -30,6 +30,7 @@ function shakespeareOptions(more: Partial<CompressOptions>): CompressOptions {
     calibrationText: text('datasets/tinyshakespeare/input.txt').slice(0, 200_000),
     evalText: text('refs/gpt2-shakespeare/ppl_text.txt').slice(0, 8000),
     turns: 1,
+    measureMs: 40,
     ...more,
   };
 }
@@ -139,6 +140,7 @@ describeWithFixtures('prune (G08)', () => {
       calibrationText: text('datasets/tinystories/sample.txt'),
       evalText: text('refs/stories260K-llama/ppl_text.txt'),
       turns: 1,
+      measureMs: 40,
       prune: { ffn: 0.25 },
     };
     const refused = await compress(stories, { ...base, out: out() });
@@ -156,6 +158,7 @@ describeWithFixtures('prune (G08)', () => {
       calibrationText: text('datasets/tinystories/sample.txt'),
       evalText: text('refs/stories260K-llama/ppl_text.txt'),
       turns: 1,
+      measureMs: 40,
       prune: { heads: 0.25 },
       maxKld: 10,
     };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import * as roots from '../../lib/index.js';
-import type { Tensor} from '../../lib/index.js';
+import type { Tensor } from '../../lib/index.js';
 import { tensor, tidy } from '../../lib/index.js';
 import { between, checkOp, expectClose, normal, numbers } from '../harness.js';
 import type { OpCase } from '../harness.js';

@@ -1,7 +1,7 @@
 // matmul, linear, attention, norms, softmax, rope, losses, dropout, embedding: strides, gradients, leaks, bad input.
 import { describe, expect, it } from 'vitest';
 import * as roots from '../../lib/index.js';
-import type { Tensor} from '../../lib/index.js';
+import type { Tensor } from '../../lib/index.js';
 import { setThreads, getThreads, tensor, tidy } from '../../lib/index.js';
 import { between, checkOp, expectClose, normal, numbers } from '../harness.js';
 
