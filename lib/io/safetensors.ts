@@ -29,6 +29,11 @@ const toFile = Object.fromEntries(Object.entries(fromFile).map(([k, v]) => [v, k
   string
 >;
 
+/** This library's name for an element type as files spell it, where it has one. */
+export function dtypeOfFile(name: string): DType | undefined {
+  return fromFile[name];
+}
+
 export interface TensorInfo {
   readonly name: string;
   /** As the file spells it: F32, BF16, I8, F8_E4M3, … */
@@ -78,7 +83,7 @@ export class TensorFile {
   /** Reads one tensor; it belongs to the caller. */
   async get(name: string): Promise<Tensor> {
     const entry = this.info(name) as Entry;
-    const dtype = fromFile[entry.dtype];
+    const dtype = dtypeOfFile(entry.dtype);
     if (!dtype)
       throw new DTypeError(
         `${entry.file}: tensor ${JSON.stringify(name)} is ${entry.dtype}, which cannot be computed with; convert the checkpoint`,

@@ -1,7 +1,7 @@
 // roots info DIR
 import { folderBytes, parameterCount } from '../../compress/measure.js';
 import { architectureOf, loadModel } from '../../models/registry.js';
-import { openModelWeights } from '../../io/safetensors.js';
+import { dtypeOfFile, openModelWeights } from '../../io/safetensors.js';
 import { printJson } from '../command.js';
 import type { Command } from '../command.js';
 
@@ -19,22 +19,11 @@ export const command: Command = {
       const { dtype, bytes } = weights.info(name);
       types.set(dtype, (types.get(dtype) ?? 0) + bytes);
     }
-    const names: Record<string, string> = {
-      F32: 'float32',
-      F64: 'float64',
-      BF16: 'bfloat16',
-      F16: 'float16',
-      I8: 'int8',
-      U8: 'uint8',
-      I32: 'int32',
-      I64: 'int64',
-      BOOL: 'bool',
-    };
     const main = [...types].toSorted((a, b) => b[1] - a[1])[0]?.[0] ?? 'F32';
     const info = {
       architecture: architectureOf(config),
       parameters: parameterCount(model),
-      dtype: names[main] ?? main,
+      dtype: dtypeOfFile(main) ?? main,
       bytes: await folderBytes(folder!),
       shape: model.shape,
       config,
