@@ -11,8 +11,9 @@ ROOTS_SKIP_BUILD=1 npm pack --silent --pack-destination "$work" >/dev/null
 tarball=$(ls "$work"/*.tgz)
 bytes=$(stat -c %s "$tarball")
 [ "$bytes" -lt 15000000 ] || { echo "tarball of $bytes bytes exceeds 15 MB"; exit 1; }
-if tar tzf "$tarball" | grep -E 'binding\.gyp|/test/|\.map$.*node_modules'; then echo "the tarball holds files it should not"; exit 1; fi
-tar tzf "$tarball" | grep -q 'prebuilds/.*\.node' || { echo "the tarball holds no prebuild"; exit 1; }
+tar tzf "$tarball" >"$work/list"
+if grep -E 'binding\.gyp|^package/test/|^package/native/test/' "$work/list"; then echo "the tarball holds files it should not"; exit 1; fi
+grep -q 'prebuilds/.*\.node' "$work/list" || { echo "the tarball holds no prebuild"; exit 1; }
 
 mkdir "$work/app"
 cd "$work/app"
