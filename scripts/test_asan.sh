@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
-# The native tests under ASan, UBSan and TSan, then the suite in Node with an ASan + UBSan addon.
+# The suite in Node with an ASan + UBSan addon. Not part of .ci/run yet: the sanitized kernels take many minutes to compile.
 #   scripts/test_asan.sh [vitest filters]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-for kind in address,undefined thread; do
-  out=build/native-${kind%%,*}
-  cmake -S . -B "$out" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DROOTS_TESTS=ON -DROOTS_SANITIZE="$kind" >/dev/null
-  cmake --build "$out" --target runtime_test -j2 >/dev/null
-  # address space randomisation beyond what TSan can map is switched off for it
-  if [ "$kind" = thread ] && setarch -R true 2>/dev/null; then setarch -R "$out/runtime_test"; else "$out/runtime_test"; fi
-done
 
 node scripts/build_native.mjs --out=build/asan -DROOTS_SANITIZE=address,undefined
 export ROOTS_ADDON=build/asan/Release/roots.node
