@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The suite in Node with an ASan + UBSan addon. Not part of .ci/run yet: the sanitized kernels take many minutes to compile.
+# The suite in Node with an ASan + UBSan addon.
 #   scripts/test_asan.sh [vitest filters]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -4,6 +4,7 @@ import { empty, emptyLike, ones } from '../tensor/create.js';
 import { RootsError, ShapeError } from '../tensor/errors.js';
 import { tidy, untracked } from '../tensor/scope.js';
 import { contiguousStrides, format, sameShape } from '../tensor/shape.js';
+import { dtypes } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { noGrad } from './modes.js';
 import type { Node } from './node.js';
@@ -34,16 +35,22 @@ function order(root: Node): Node[] {
   return out.toReversed();
 }
 
+const bytesOf = (t: Tensor): number => t.size * dtypes[t.dtype].bytes;
+
 function add(a: Tensor, b: Tensor): Tensor {
   const out = empty(a.shape, a.dtype);
   kernels.add(a, b, out);
   return out;
 }
 
-/** A gradient that nobody else's handle refers to, dense. */
+/** The gradient itself when nobody else's handle refers to its bytes and they are dense; otherwise a copy. Takes it over. */
 function own(gradient: Tensor): Tensor {
+  const { storage } = gradient;
+  if (!storage.isShared && gradient.isContiguous && storage.bytes === bytesOf(gradient))
+    return gradient;
   const out = emptyLike(gradient);
   kernels.copy(gradient, out);
+  gradient.dispose();
   return out;
 }
 
@@ -90,10 +97,18 @@ function accumulate(leaf: Tensor, gradient: Tensor): void {
     gradient.dispose();
     return;
   }
-  const sum = leaf.grad ? add(leaf.grad, gradient) : own(gradient);
-  leaf.grad?.dispose();
+  if (!leaf.grad) {
+    leaf.grad = own(gradient);
+    return;
+  }
+  // in place, as in the reference frameworks: `grad` keeps its identity while gradients accumulate
+  if (leaf.grad.isContiguous) kernels.add(leaf.grad, gradient, leaf.grad);
+  else {
+    const sum = add(leaf.grad, gradient);
+    leaf.grad.dispose();
+    leaf.grad = sum;
+  }
   gradient.dispose();
-  leaf.grad = sum;
 }
 
 function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
@@ -113,6 +128,9 @@ function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
     // dy or a saved tensor may be returned as it is, even twice: give each edge a handle of its own
     return node.edges.map((edge) => result[edge.name]?.detach() ?? null);
   });
+  dy.dispose();
+  // before the edges are served: what only this node saved is then free, and a gradient that is nobody else's is not copied
+  if (!retain) node.freeSaved();
   node.edges.forEach((edge, i) => {
     const gradient = gradients[i];
     if (!gradient) return;
@@ -129,8 +147,6 @@ function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
       pending.set(edge.node, gradient);
     }
   });
-  dy.dispose();
-  if (!retain) node.freeSaved();
 }
 
 /** dy summed over the axes along which an input of `shape` was broadcast. */

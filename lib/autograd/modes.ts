@@ -1,4 +1,5 @@
-// Whether operations are recorded. The mode follows async calls, so `noGrad` holds across await.
+// Modes of computation: whether operations are recorded, and in which precision products are computed. A mode follows async
+// calls, so it holds across await.
 import { AsyncLocalStorage } from 'node:async_hooks';
 
 const recording = new AsyncLocalStorage<boolean>();
@@ -15,4 +16,25 @@ export function noGrad<T>(fn: () => T): T {
 /** Runs `fn` recording again, inside noGrad. */
 export function enableGrad<T>(fn: () => T): T {
   return recording.run(true, fn);
+}
+
+/** The precision of matrix products of float32 tensors. */
+export type ProductDtype = 'float32' | 'bfloat16';
+
+const products = new AsyncLocalStorage<ProductDtype>();
+
+export function productDtype(): ProductDtype {
+  return products.getStore() ?? 'float32';
+}
+
+/**
+ * Runs `fn` (sync or async) with matrix products of float32 tensors (matmul, linear, and their gradients) computed from operands
+ * rounded to bfloat16, with float32 sums. Everything else, weights and results included, stays float32.
+ */
+export function autocast<T>(dtype: ProductDtype, fn: () => T): T {
+  if (dtype !== 'float32' && dtype !== 'bfloat16')
+    throw new TypeError(
+      `autocast: expected 'float32' or 'bfloat16', got ${JSON.stringify(dtype)}`,
+    );
+  return products.run(dtype, fn);
 }

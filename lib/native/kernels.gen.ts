@@ -203,11 +203,17 @@ export function gather(x: TensorArg, index: TensorArg, out: TensorArg): void {
 export function scatter_add(out: TensorArg, index: TensorArg, source: TensorArg): void {
   table()['scatter_add']!(out.storage.handle, out.layout, index.storage.handle, index.layout, source.storage.handle, source.layout);
 }
-export function matmul(a: TensorArg, b: TensorArg, out: TensorArg): void {
-  table()['matmul']!(a.storage.handle, a.layout, b.storage.handle, b.layout, out.storage.handle, out.layout);
+export function matmul(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
+  table()['matmul']!(a.storage.handle, a.layout, b.storage.handle, b.layout, out.storage.handle, out.layout, accumulate);
+}
+export function matmul_bf16(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
+  table()['matmul_bf16']!(a.storage.handle, a.layout, b.storage.handle, b.layout, out.storage.handle, out.layout, accumulate);
 }
 export function linear(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
   table()['linear']!(x.storage.handle, x.layout, weight.storage.handle, weight.layout, bias?.storage.handle ?? null, bias?.layout ?? null, out.storage.handle, out.layout, pre?.storage.handle ?? null, pre?.layout ?? null, activation);
+}
+export function linear_bf16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
+  table()['linear_bf16']!(x.storage.handle, x.layout, weight.storage.handle, weight.layout, bias?.storage.handle ?? null, bias?.layout ?? null, out.storage.handle, out.layout, pre?.storage.handle ?? null, pre?.layout ?? null, activation);
 }
 export function matmul_i8(a: TensorArg, b: TensorArg, out: TensorArg): void {
   table()['matmul_i8']!(a.storage.handle, a.layout, b.storage.handle, b.layout, out.storage.handle, out.layout);
@@ -266,8 +272,38 @@ export function cross_entropy_forward(logits: TensorArg, targets: TensorArg, los
 export function cross_entropy_backward(dloss: TensorArg, logits: TensorArg, targets: TensorArg, lse: TensorArg, dlogits: TensorArg, ignore_index: number, label_smoothing: number): void {
   table()['cross_entropy_backward']!(dloss.storage.handle, dloss.layout, logits.storage.handle, logits.layout, targets.storage.handle, targets.layout, lse.storage.handle, lse.layout, dlogits.storage.handle, dlogits.layout, ignore_index, label_smoothing);
 }
-export function adamw(param: TensorArg, grad: TensorArg, m: TensorArg, v: TensorArg, lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, step: number): void {
-  table()['adamw']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, m.storage.handle, m.layout, v.storage.handle, v.layout, lr, beta1, beta2, eps, weight_decay, step);
+export function lstm_cell_forward(pre: TensorArg, c: TensorArg, gates: TensorArg, c_out: TensorArg, h_out: TensorArg): void {
+  table()['lstm_cell_forward']!(pre.storage.handle, pre.layout, c.storage.handle, c.layout, gates.storage.handle, gates.layout, c_out.storage.handle, c_out.layout, h_out.storage.handle, h_out.layout);
+}
+export function lstm_cell_backward(dh: TensorArg, dc_out: TensorArg, gates: TensorArg, c: TensorArg, c_out: TensorArg, dpre: TensorArg, dc: TensorArg): void {
+  table()['lstm_cell_backward']!(dh.storage.handle, dh.layout, dc_out.storage.handle, dc_out.layout, gates.storage.handle, gates.layout, c.storage.handle, c.layout, c_out.storage.handle, c_out.layout, dpre.storage.handle, dpre.layout, dc.storage.handle, dc.layout);
+}
+export function gru_cell_forward(x: TensorArg, hidden: TensorArg, h: TensorArg, gates: TensorArg, h_out: TensorArg): void {
+  table()['gru_cell_forward']!(x.storage.handle, x.layout, hidden.storage.handle, hidden.layout, h.storage.handle, h.layout, gates.storage.handle, gates.layout, h_out.storage.handle, h_out.layout);
+}
+export function gru_cell_backward(dy: TensorArg, gates: TensorArg, h: TensorArg, dx: TensorArg, dhidden: TensorArg, dh: TensorArg): void {
+  table()['gru_cell_backward']!(dy.storage.handle, dy.layout, gates.storage.handle, gates.layout, h.storage.handle, h.layout, dx.storage.handle, dx.layout, dhidden.storage.handle, dhidden.layout, dh.storage.handle, dh.layout);
+}
+export function sum_squares(x: TensorArg, out: TensorArg, index: number): void {
+  table()['sum_squares']!(x.storage.handle, x.layout, out.storage.handle, out.layout, index);
+}
+export function clip_scale(sums: TensorArg, loss: TensorArg | null, out: TensorArg, max_norm: number, inverse: number): void {
+  table()['clip_scale']!(sums.storage.handle, sums.layout, loss?.storage.handle ?? null, loss?.layout ?? null, out.storage.handle, out.layout, max_norm, inverse);
+}
+export function sgd(param: TensorArg, grad: TensorArg, buffer: TensorArg | null, scale: TensorArg | null, lr: number, momentum: number, dampening: number, weight_decay: number, nesterov: number, first: number): void {
+  table()['sgd']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, buffer?.storage.handle ?? null, buffer?.layout ?? null, scale?.storage.handle ?? null, scale?.layout ?? null, lr, momentum, dampening, weight_decay, nesterov, first);
+}
+export function adam(param: TensorArg, grad: TensorArg, m: TensorArg, v: TensorArg, vmax: TensorArg | null, scale: TensorArg | null, lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, decoupled: number, step: number): void {
+  table()['adam']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, m.storage.handle, m.layout, v.storage.handle, v.layout, vmax?.storage.handle ?? null, vmax?.layout ?? null, scale?.storage.handle ?? null, scale?.layout ?? null, lr, beta1, beta2, eps, weight_decay, decoupled, step);
+}
+export function lion(param: TensorArg, grad: TensorArg, m: TensorArg, scale: TensorArg | null, lr: number, beta1: number, beta2: number, weight_decay: number): void {
+  table()['lion']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, m.storage.handle, m.layout, scale?.storage.handle ?? null, scale?.layout ?? null, lr, beta1, beta2, weight_decay);
+}
+export function adafactor(param: TensorArg, grad: TensorArg, row: TensorArg, column: TensorArg | null, scale: TensorArg | null, lr: number, beta2: number, eps: number, clip: number, weight_decay: number): void {
+  table()['adafactor']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, row.storage.handle, row.layout, column?.storage.handle ?? null, column?.layout ?? null, scale?.storage.handle ?? null, scale?.layout ?? null, lr, beta2, eps, clip, weight_decay);
+}
+export function adamw_8bit(param: TensorArg, grad: TensorArg, m: TensorArg, v: TensorArg, scales: TensorArg, scale: TensorArg | null, lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, step: number): void {
+  table()['adamw_8bit']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, m.storage.handle, m.layout, v.storage.handle, v.layout, scales.storage.handle, scales.layout, scale?.storage.handle ?? null, scale?.layout ?? null, lr, beta1, beta2, eps, weight_decay, step);
 }
 export function cholesky(a: TensorArg, info: TensorArg): void {
   table()['cholesky']!(a.storage.handle, a.layout, info.storage.handle, info.layout);
@@ -282,4 +318,4 @@ export function probe_read(x: TensorArg, out: TensorArg): void {
   table()['probe_read']!(x.storage.handle, x.layout, out.storage.handle, out.layout);
 }
 
-export const kernelNames: readonly string[] = ["exp_forward","exp_backward","log_forward","log_backward","sqrt_forward","sqrt_backward","rsqrt_forward","rsqrt_backward","reciprocal_forward","reciprocal_backward","square_forward","square_backward","abs_forward","abs_backward","neg_forward","neg_backward","tanh_forward","tanh_backward","sigmoid_forward","sigmoid_backward","erf_forward","erf_backward","softplus_forward","softplus_backward","relu_forward","relu_backward","silu_forward","silu_backward","gelu_erf_forward","gelu_erf_backward","gelu_tanh_forward","gelu_tanh_backward","add","sub","mul","div","maximum","minimum","equal","not_equal","less","less_equal","greater","greater_equal","affine","clamp_forward","clamp_backward","where","swiglu_forward","swiglu_backward","copy","fill","tril","random_uniform","random_normal","dropout","reduce_sum","reduce_max","reduce_min","argmax","topk","embedding_forward","embedding_backward","embedding_i8","gather","scatter_add","matmul","linear","matmul_i8","quantize_rows_i8","quantize_weight_i8","linear_i8_pack","linear_w8a8","linear_w8a16","attention_forward","attention_backward","softmax_forward","softmax_backward","log_softmax_forward","log_softmax_backward","layer_norm_forward","layer_norm_backward","rms_norm_forward","rms_norm_backward","rope","cross_entropy_forward","cross_entropy_backward","adamw","cholesky","cholesky_solve","probe_fma","probe_read"];
+export const kernelNames: readonly string[] = ["exp_forward","exp_backward","log_forward","log_backward","sqrt_forward","sqrt_backward","rsqrt_forward","rsqrt_backward","reciprocal_forward","reciprocal_backward","square_forward","square_backward","abs_forward","abs_backward","neg_forward","neg_backward","tanh_forward","tanh_backward","sigmoid_forward","sigmoid_backward","erf_forward","erf_backward","softplus_forward","softplus_backward","relu_forward","relu_backward","silu_forward","silu_backward","gelu_erf_forward","gelu_erf_backward","gelu_tanh_forward","gelu_tanh_backward","add","sub","mul","div","maximum","minimum","equal","not_equal","less","less_equal","greater","greater_equal","affine","clamp_forward","clamp_backward","where","swiglu_forward","swiglu_backward","copy","fill","tril","random_uniform","random_normal","dropout","reduce_sum","reduce_max","reduce_min","argmax","topk","embedding_forward","embedding_backward","embedding_i8","gather","scatter_add","matmul","matmul_bf16","linear","linear_bf16","matmul_i8","quantize_rows_i8","quantize_weight_i8","linear_i8_pack","linear_w8a8","linear_w8a16","attention_forward","attention_backward","softmax_forward","softmax_backward","log_softmax_forward","log_softmax_backward","layer_norm_forward","layer_norm_backward","rms_norm_forward","rms_norm_backward","rope","cross_entropy_forward","cross_entropy_backward","lstm_cell_forward","lstm_cell_backward","gru_cell_forward","gru_cell_backward","sum_squares","clip_scale","sgd","adam","lion","adafactor","adamw_8bit","cholesky","cholesky_solve","probe_fma","probe_read"];

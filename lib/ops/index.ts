@@ -5,6 +5,7 @@ export * from './dropout.js';
 export * from './elementwise.js';
 export * from './index_select.js';
 export * from './layer_norm.js';
+export * from './linear_cross_entropy.js';
 export * from './losses.js';
 export * from './matmul.js';
 export * from './matmul_i8.js';

@@ -1,5 +1,7 @@
 // Matrix products.
 import { unbroadcast } from '../autograd/backward.js';
+import { productDtype } from '../autograd/modes.js';
+import type { ProductDtype } from '../autograd/modes.js';
 import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
@@ -24,22 +26,30 @@ export const activationNames: readonly Activation[] = Object.keys(activations) a
  * A vector on the left is a row, on the right a column, and its axis disappears. Transposed views cost no copy.
  */
 export function matmul(a: Tensor, b: Tensor): Tensor {
+  return product(a, b, productDtype());
+}
+
+function product(a: Tensor, b: Tensor, precision: ProductDtype): Tensor {
   check.tensor('matmul', 'a', a);
   check.tensor('matmul', 'b', b);
   check.minRank('matmul', a, 1);
   check.minRank('matmul', b, 1);
-  if (a.rank === 1) return tidy(() => squeeze(matmul(unsqueeze(a, 0), b), b.rank === 1 ? 0 : -2));
-  if (b.rank === 1) return tidy(() => squeeze(matmul(a, unsqueeze(b, 1)), -1));
+  if (a.rank === 1)
+    return tidy(() => squeeze(product(unsqueeze(a, 0), b, precision), b.rank === 1 ? 0 : -2));
+  if (b.rank === 1) return tidy(() => squeeze(product(a, unsqueeze(b, 1), precision), -1));
   const dtype = promote(a.dtype, b.dtype);
   const compute = dtype === 'float64' ? 'float64' : 'float32';
   if (a.dtype !== compute || b.dtype !== compute) {
     check.floatDtype('matmul', a);
     check.floatDtype('matmul', b);
+    // bfloat16 operands are exact in either kernel: the bf16 one is faster
+    const inner = a.dtype === 'bfloat16' && b.dtype === 'bfloat16' ? 'bfloat16' : precision;
     return tidy(() =>
       restore(
-        matmul(
+        product(
           a.dtype === compute ? a : cast(a, compute),
           b.dtype === compute ? b : cast(b, compute),
+          inner,
         ),
         dtype,
       ),
@@ -55,24 +65,22 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   // (…, M, K) × (K, N): one product with all rows together
   if (b.rank === 2 && a.rank > 2 && a.isContiguous)
     return tidy(() =>
-      reshape(matmul(reshape(a, [batch.reduce((p, d) => p * d, m), k]), b), [
+      reshape(product(reshape(a, [batch.reduce((p, d) => p * d, m), k]), b, precision), [
         ...a.shape.slice(0, -1),
         n,
       ]),
     );
   const out = empty([...batch, m, n], dtype);
+  const kernel =
+    precision === 'bfloat16' && compute === 'float32' ? kernels.matmul_bf16 : kernels.matmul;
   tidy(() =>
-    kernels.matmul(
-      expand(a.detach(), [...batch, m, k]),
-      expand(b.detach(), [...batch, kb, n]),
-      out,
-    ),
+    kernel(expand(a.detach(), [...batch, m, k]), expand(b.detach(), [...batch, kb, n]), out, 0),
   );
   const shapeA = a.shape;
   const shapeB = b.shape;
   return record(out, { a, b }, { a, b }, (dy, s) => ({
-    a: unbroadcast(matmul(dy, transpose(s.b)), shapeA),
-    b: unbroadcast(matmul(transpose(s.a), dy), shapeB),
+    a: unbroadcast(product(dy, transpose(s.b), precision), shapeA),
+    b: unbroadcast(product(transpose(s.a), dy, precision), shapeB),
   }));
 }
 
@@ -119,12 +127,14 @@ export function linear(
     );
   const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
+  const precision = x.dtype === 'float32' ? productDtype() : 'float32';
+  const kernel = precision === 'bfloat16' ? kernels.linear_bf16 : kernels.linear;
   if (!willRecord(x, weight, bias) && x.isContiguous && (bias === null || bias.isContiguous)) {
     // inference, the common case: matrices by views made directly
     const flat = x.view([rows, k], [k, 1], x.offset);
     const out = empty([...lead, n], x.dtype);
     const result = out.view([rows, n], [n, 1], 0);
-    kernels.linear(flat, weight, bias, result, null, activations[activation]);
+    kernel(flat, weight, bias, result, null, activations[activation]);
     flat.dispose();
     result.dispose();
     return out;
@@ -134,7 +144,7 @@ export function linear(
     const out = empty([rows, n], x.dtype);
     const recording = willRecord(x, weight, bias);
     const pre = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
-    kernels.linear(
+    kernel(
       flat,
       weight,
       bias && contiguous(bias.detach()),
@@ -145,6 +155,7 @@ export function linear(
     const result = reshape(out, [...lead, n]);
     if (!recording) return result;
     const shape = x.shape;
+    const [wantsX, wantsWeight, wantsBias] = [x, weight, bias].map((t) => t?.requiresGrad ?? false);
     return record(result, { x, weight, bias }, { flat, weight, pre }, (dy, s) => {
       let d = contiguous(reshape(dy, [rows, n]));
       if (s.pre) {
@@ -152,10 +163,16 @@ export function linear(
         backwardOf[activation as Exclude<Activation, 'none'>](d, s.pre, dpre);
         d = dpre;
       }
+      // the gradient of a transposed view is computed in the order of its storage, so that nobody has to transpose it later
+      const [rowStride, columnStride] = s.weight.strides as [number, number];
       return {
-        x: reshape(matmul(d, s.weight), shape),
-        weight: matmul(transpose(d), s.flat),
-        bias: sum(d, { dim: 0 }),
+        x: wantsX ? reshape(product(d, s.weight, precision), shape) : null,
+        weight: !wantsWeight
+          ? null
+          : rowStride < columnStride
+            ? transpose(product(transpose(s.flat), d, precision))
+            : product(transpose(d), s.flat, precision),
+        bias: wantsBias ? sum(d, { dim: 0 }) : null,
       };
     });
   });

@@ -24,6 +24,11 @@ export class Storage {
     return new Storage(native().createStorageFrom(data), data.byteLength);
   }
 
+  /** Whether more than one handle refers to these bytes. */
+  get isShared(): boolean {
+    return this.#references > 1;
+  }
+
   retain(): this {
     if (this.#references === 0)
       throw new DisposedError('the storage of this tensor has been disposed');

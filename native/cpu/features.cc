@@ -43,6 +43,15 @@ IsaLevel detected_isa() {
 #endif
 }
 
+bool has_avx512_bf16() {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+#else
+  return false;
+#endif
+}
+
 IsaLevel selected_isa(const char** error) {
   IsaLevel level = detected_isa();
   *error = nullptr;

@@ -6,6 +6,9 @@ namespace roots {
 // Ordered: a level includes the ones before it.
 enum class IsaLevel : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3 };
 
+// Beside the levels: AVX512_BF16 comes with VNNI on some processors and without it on others.
+bool has_avx512_bf16();
+
 const char* isa_name(IsaLevel level);
 // What the machine has, by cpuid and XGETBV.
 IsaLevel detected_isa();

@@ -1,5 +1,5 @@
-// Fills a kernel table with this instruction set's kernels. Levels that improve only the int8 products (VNNI)
-// override those alone.
+// Fills a kernel table with this instruction set's kernels. Levels that improve only the int8 or the bf16
+// products override those alone.
 #include "cpu/declare.h"
 
 #define ROOTS_JOIN_(a, b) a##b
@@ -16,6 +16,9 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
   table->matmul_i8 = ROOTS_ISA::matmul_i8;
   table->linear_w8a8 = ROOTS_ISA::linear_w8a8;
   table->probe_fma = ROOTS_ISA::probe_fma;
+#elif defined(ROOTS_BF16_LEVEL)
+  table->matmul_bf16 = ROOTS_ISA::matmul_bf16;
+  table->linear_bf16 = ROOTS_ISA::linear_bf16;
 #else
 #define KERNEL(name, ...) table->name = ROOTS_ISA::name;
 #include "kernels.def"

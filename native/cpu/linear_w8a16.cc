@@ -86,8 +86,9 @@ Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scal
   const int8_t* weights = data<int8_t>(packed);
   if (M > kSkinnyRows && K > 0) {
     const Matrix<float> a{data<float>(x), K, 1};
-    return gemm_packed<float, false>(context, M, N, K, a, PackWidened{weights, data<float>(scale), shape},
-                                     data<float>(out), N, epilogue);
+    return gemm_packed<PlainPanels<float>, false>(context, M, N, K, PackRows<float>{a},
+                                                  PackWidened{weights, data<float>(scale), shape},
+                                                  data<float>(out), N, epilogue);
   }
   const int64_t per_chunk = ceil_div(262144, shape.panel_bytes() + 1);
   context.parallel_for(ceil_div(shape.panels, per_chunk), [&](int64_t chunk) {

@@ -37,6 +37,7 @@ struct Epilogue {
   const T* bias = nullptr;  // (N)
   T* pre = nullptr;         // like C
   Activation activation = Activation::none;
+  bool accumulate = false;  // C += A B
 
   ROOTS_INLINE bool empty() const { return !bias && !pre && activation == Activation::none; }
 
@@ -109,25 +110,37 @@ void pack_b_panel(const Matrix<T>& b, int64_t j0, int64_t columns, int64_t k0, i
     for (int64_t c = 0; c < kColumns; ++c) out[k * kColumns + c] = c < columns ? *b.at(k0 + k, j0 + c) : T(0);
 }
 
-// One tile of C: Rows x kTileColumns. first: C = A B, otherwise C += A B.
-template <class T, int Rows>
-ROOTS_INLINE void tile(int64_t depth, const T* __restrict a, const T* __restrict b, T* __restrict c,
-                       int64_t ldc, int64_t columns, bool first) {
-  using V = Vec<T>;
+// How panels are stored and multiplied: one element of T per k here, a pair of bf16 per lane in gemm/bf16.h.
+template <class T>
+struct PlainPanels {
+  using Value = T;                  // of C and of the sums
+  using Packed = T;                 // an element of a packed panel
+  static constexpr int kGroup = 1;  // k per packed element
+  static ROOTS_INLINE Vec<T> load(const Packed* p) { return Vec<T>::load(p); }
+  static ROOTS_INLINE Vec<T> broadcast(Packed a) { return Vec<T>(a); }
+  static ROOTS_INLINE Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> sum) { return fma(a, b, sum); }
+};
+
+// One tile of C: Rows x kTileColumns, depth in packed elements. first: C = A B, otherwise C += A B.
+template <class P, int Rows>
+ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a,
+                       const typename P::Packed* __restrict b, typename P::Value* __restrict c, int64_t ldc,
+                       int64_t columns, bool first) {
+  using V = Vec<typename P::Value>;
   constexpr int W = V::kWidth;
   V acc[Rows * kTileVectors];
   for (int64_t k = 0; k < depth; ++k) {
-    V bk[kTileVectors];
-    unrolled<kTileVectors>([&](auto j) { bk[j] = V::load(b + k * kTileColumns<T> + j * W); });
+    decltype(P::load(b)) bk[kTileVectors];
+    unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + k * kTileColumns<typename P::Value> + j * W); });
     unrolled<Rows>([&](auto i) {
-      const V ai(a[k * kTileRows + i]);
+      const auto ai = P::broadcast(a[k * kTileRows + i]);
       unrolled<kTileVectors>(
-          [&](auto j) { acc[i * kTileVectors + j] = fma(ai, bk[j], acc[i * kTileVectors + j]); });
+          [&](auto j) { acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]); });
     });
   }
   unrolled<Rows * kTileVectors>([&](auto n) {
     constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
-    T* p = c + i * ldc + j * W;
+    auto* p = c + i * ldc + j * W;
     const int64_t left = columns - j * W;
     if (left >= W) {
       (first ? acc[n] : acc[n] + V::load(p)).store(p);
@@ -137,18 +150,20 @@ ROOTS_INLINE void tile(int64_t depth, const T* __restrict a, const T* __restrict
   });
 }
 
-template <class T, int Rows>
-void tile_rows(int64_t depth, const T* a, const T* b, T* c, int64_t ldc, int64_t columns, bool first) {
-  tile<T, Rows>(depth, a, b, c, ldc, columns, first);
+template <class P, int Rows>
+void tile_rows(int64_t depth, const typename P::Packed* a, const typename P::Packed* b, typename P::Value* c,
+               int64_t ldc, int64_t columns, bool first) {
+  tile<P, Rows>(depth, a, b, c, ldc, columns, first);
 }
 
-template <class T, int Rows = kTileRows>
-ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const T* a, const T* b, T* c, int64_t ldc,
+template <class P, int Rows = kTileRows>
+ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::Packed* a,
+                                const typename P::Packed* b, typename P::Value* c, int64_t ldc,
                                 int64_t columns, bool first) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return tile_dispatch<T, Rows - 1>(rows, depth, a, b, c, ldc, columns, first);
+    if (rows < Rows) return tile_dispatch<P, Rows - 1>(rows, depth, a, b, c, ldc, columns, first);
   }
-  tile_rows<T, Rows>(depth, a, b, c, ldc, columns, first);
+  tile_rows<P, Rows>(depth, a, b, c, ldc, columns, first);
 }
 
 // Up to kSkinnyRows rows of A against columns [j0, j1) of B, B read in place.
@@ -216,10 +231,18 @@ void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth,
   }
 }
 
-// Packs columns [j0, j0 + columns) and depth [k0, k0 + depth) of B into one panel; replaced where B is not a
-// plain matrix (int8 weights are widened here).
+// Packs rows [i0, i0 + rows) of A, or columns [j0, j0 + columns) of B, and depth [k0, k0 + depth) into one
+// panel; others do the same where the operand is not a plain matrix (int8 weights are widened, floats rounded
+// to bf16).
 template <class T>
-struct PackMatrix {
+struct PackRows {
+  Matrix<T> a;
+  ROOTS_INLINE void operator()(int64_t i0, int64_t rows, int64_t k0, int64_t depth, T* out) const {
+    pack_a_panel(a, i0, rows, k0, depth, out);
+  }
+};
+template <class T>
+struct PackColumns {
   Matrix<T> b;
   ROOTS_INLINE void operator()(int64_t j0, int64_t columns, int64_t k0, int64_t depth, T* out) const {
     pack_b_panel(b, j0, columns, k0, depth, out);
@@ -230,10 +253,13 @@ ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // C (M, N), rows ldc apart, contiguous columns. Serial: everything on the calling thread, for use inside a
 // chunk.
-template <class T, bool Serial, class PackB>
-Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<T>& a,
-                   const PackB& pack_b, T* c, int64_t ldc, const Epilogue<T>& epilogue) {
-  constexpr int64_t kColumns = kTileColumns<T>;
+template <class P, bool Serial, class PackA, class PackB>
+Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, const PackA& pack_a,
+                   const PackB& pack_b, typename P::Value* c, int64_t ldc,
+                   const Epilogue<typename P::Value>& epilogue) {
+  using Packed = typename P::Packed;
+  constexpr int64_t kColumns = kTileColumns<typename P::Value>, kGroup = P::kGroup,
+                    kMaxDepth = kBlockK * kGroup;
   auto buffer = Serial ? context.scratch : context.workspace;
   auto run = [&](int64_t chunks, const auto& body) {
     if constexpr (Serial) {
@@ -242,22 +268,22 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
       context.parallel_for(chunks, body);
     }
   };
-  const int64_t max_depth = K < kBlockK ? K : kBlockK;
+  // equal pieces of at most kMaxDepth, whole groups
+  const int64_t k_blocks = ceil_div(K, kMaxDepth), k_step = ceil_div(ceil_div(K, k_blocks), kGroup) * kGroup;
+  const int64_t max_depth = k_step / kGroup;
   const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kTileRows);
   const int64_t n_tiles = ceil_div(N < kBlockN ? N : kBlockN, kColumns);
-  T* a_pack = static_cast<T*>(
-      buffer(context.host, 0, static_cast<size_t>(m_tiles * kTileRows * max_depth) * sizeof(T)));
-  T* b_pack = static_cast<T*>(
-      buffer(context.host, 1, static_cast<size_t>(n_tiles * kColumns * max_depth) * sizeof(T)));
+  auto* a_pack = static_cast<Packed*>(
+      buffer(context.host, 0, static_cast<size_t>(m_tiles * kTileRows * max_depth) * sizeof(Packed)));
+  auto* b_pack = static_cast<Packed*>(
+      buffer(context.host, 1, static_cast<size_t>(n_tiles * kColumns * max_depth) * sizeof(Packed)));
   CHECK(a_pack && b_pack, "out of memory");
 
-  const int64_t k_blocks = ceil_div(K, kBlockK),
-                k_step = ceil_div(K, k_blocks);  // equal pieces of at most kBlockK
   for (int64_t jc = 0; jc < N; jc += kBlockN) {
     const int64_t nc = N - jc < kBlockN ? N - jc : kBlockN, n_panels = ceil_div(nc, kColumns);
     for (int64_t kc = 0; kc < K; kc += k_step) {
-      const int64_t depth = K - kc < k_step ? K - kc : k_step;
-      const bool first = kc == 0, last = kc + depth == K;
+      const int64_t depth = K - kc < k_step ? K - kc : k_step, groups = ceil_div(depth, kGroup);
+      const bool first = kc == 0 && !epilogue.accumulate, last = kc + depth == K;
       for (int64_t ic = 0; ic < M; ic += kBlockM) {
         const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kTileRows);
         // Pack: A panels, and B panels the first time round.
@@ -269,13 +295,13 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             if (chunk < a_chunks) {
               const int64_t p = chunk * group + g, i0 = p * kTileRows;
               if (p >= m_panels) break;
-              pack_a_panel(a, ic + i0, mc - i0 < kTileRows ? mc - i0 : kTileRows, kc, depth,
-                           a_pack + p * kTileRows * depth);
+              pack_a(ic + i0, mc - i0 < kTileRows ? mc - i0 : kTileRows, kc, depth,
+                     a_pack + p * kTileRows * groups);
             } else {
               const int64_t p = (chunk - a_chunks) * group + g, j0 = p * kColumns;
               if (p >= b_panels) break;
               pack_b(jc + j0, nc - j0 < kColumns ? nc - j0 : kColumns, kc, depth,
-                     b_pack + p * kColumns * depth);
+                     b_pack + p * kColumns * groups);
             }
           }
         });
@@ -295,7 +321,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             for (int64_t q = q0; q < q1; ++q) {
               const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
               const int64_t at = (ic + i0) * ldc + jc + j0;
-              tile_dispatch<T>(rows, depth, a_pack + p * kTileRows * depth, b_pack + q * kColumns * depth,
+              tile_dispatch<P>(rows, groups, a_pack + p * kTileRows * groups, b_pack + q * kColumns * groups,
                                c + at, ldc, columns, first);
               if (last && !epilogue.empty())
                 for (int64_t r = 0; r < rows; ++r)
@@ -315,12 +341,13 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
   if (M == 0 || N == 0) return nullptr;
   if (K == 0) {
     for (int64_t i = 0; i < M; ++i) {
-      for (int64_t j = 0; j < N; ++j) c[i * ldc + j] = T(0);
+      if (!epilogue.accumulate)
+        for (int64_t j = 0; j < N; ++j) c[i * ldc + j] = T(0);
       if (!epilogue.empty()) epilogue.apply(c + i * ldc, i * ldc, 0, N);
     }
     return nullptr;
   }
-  if (M <= kSkinnyRows) {
+  if (M <= kSkinnyRows && !epilogue.accumulate) {
     // 64 KiB of B per chunk and more: memory-bound, so few chunks of whole cache lines
     int64_t columns = 262144 / (K > 0 ? K : 1);
     columns = columns < 64 ? 64 : columns / 64 * 64;
@@ -338,7 +365,80 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
     }
     return nullptr;
   }
-  return gemm_packed<T, Serial>(context, M, N, K, a, PackMatrix<T>{b}, c, ldc, epilogue);
+  return gemm_packed<PlainPanels<T>, Serial>(context, M, N, K, PackRows<T>{a}, PackColumns<T>{b}, c, ldc,
+                                             epilogue);
+}
+
+// one(batch, a offset, b offset, serial) for every product of a batch. Many small products: several per
+// chunk, each serial. Few large ones: each in parallel. Depends on shapes alone.
+template <bool Value>
+struct Constant {
+  static constexpr bool value = Value;
+};
+template <class One>
+ROOTS_INLINE Status each_product(const Context& context, const Tensor& a, const Tensor& b, const Tensor& out,
+                                 const One& one) {
+  const int32_t r = out.rank;
+  const int64_t M = out.shape[r - 2], N = out.shape[r - 1], K = a.shape[r - 1];
+  int64_t batches = 1;
+  for (int32_t i = 0; i < r - 2; ++i) batches *= out.shape[i];
+  auto run = [&](int64_t batch, auto serial) {
+    int64_t rest = batch, ao = 0, bo = 0;
+    for (int32_t i = r - 3; i >= 0; --i) {
+      const int64_t index = rest % out.shape[i];
+      rest /= out.shape[i];
+      ao += index * a.strides[i];
+      bo += index * b.strides[i];
+    }
+    return one(batch, ao, bo, serial);
+  };
+  if (batches > 1 && M * N * K < (int64_t{1} << 24)) {
+    // the only failure is memory, the same for all
+    Status failure = nullptr;
+    const int64_t work = M * N * K > 0 ? M * N * K : 1;
+    const int64_t per_chunk = work > 4000000 ? 1 : 4000000 / work;
+    context.parallel_for(ceil_div(batches, per_chunk), [&](int64_t chunk) {
+      const int64_t end = (chunk + 1) * per_chunk < batches ? (chunk + 1) * per_chunk : batches;
+      for (int64_t i = chunk * per_chunk; i < end; ++i) {
+        const Status status = run(i, Constant<true>{});
+        if (status) __atomic_store_n(&failure, status, __ATOMIC_RELAXED);
+      }
+    });
+    return failure;
+  }
+  for (int64_t i = 0; i < batches; ++i) {
+    const Status status = run(i, Constant<false>{});
+    if (status) return status;
+  }
+  return nullptr;
+}
+
+// What matmul and its kin require of their operands.
+ROOTS_INLINE Status check_product(const Tensor& a, const Tensor& b, const Tensor& out) {
+  const int32_t r = out.rank;
+  CHECK(r >= 2 && a.rank == r && b.rank == r, "ranks differ");
+  CHECK(a.shape[r - 1] == b.shape[r - 2], "inner dimensions differ");
+  CHECK(a.shape[r - 2] == out.shape[r - 2] && b.shape[r - 1] == out.shape[r - 1], "shapes differ");
+  for (int32_t i = 0; i < r - 2; ++i)
+    CHECK(a.shape[i] == out.shape[i] && b.shape[i] == out.shape[i], "batch axes differ");
+  CHECK(is_contiguous(out), "out must be contiguous");
+  return nullptr;
+}
+
+// What linear and its kin require: x (M, K), weight (N, K), bias (N), out and pre (M, N).
+ROOTS_INLINE Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
+                                 const Tensor& pre, int64_t activation) {
+  CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
+  CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
+  CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
+        "out has the wrong shape");
+  CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
+                       bias.shape[0] == weight.shape[0]),
+        "bias must be contiguous, one per output");
+  CHECK(!pre.data || (pre.dtype == out.dtype && same_shape(pre, out) && is_contiguous(pre)),
+        "pre must be like out");
+  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  return nullptr;
 }
 
 }  // namespace

@@ -1,0 +1,67 @@
+// AdamW with both moments in 8 bits: 2 bytes of state per parameter instead of 8 (after Dettmers et al., arXiv 2110.02861).
+import * as kernels from '../native/kernels.gen.js';
+import * as check from '../ops/check.js';
+import { zeros } from '../tensor/create.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkBetas } from './adam.js';
+import { Optimizer } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+
+export interface AdamW8bitOptions extends CommonOptions {
+  betas: readonly [number, number];
+  eps: number;
+}
+
+const blockSize = 256; // kBlock8 in native/cpu/optimizers.cc
+
+/** AdamW whose moments are stored in blocks of 256 elements with a scale each. float32 parameters. */
+export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
+  constructor(
+    params: Iterable<Tensor> | Iterable<ParamGroup<AdamW8bitOptions>>,
+    options: Partial<AdamW8bitOptions> = {},
+  ) {
+    check.knownOptions('AdamW8bit', options, ['lr', 'weightDecay', 'betas', 'eps']);
+    super(
+      'AdamW8bit',
+      params,
+      { lr: 1e-3, weightDecay: 0.01, betas: [0.9, 0.999], eps: 1e-8, ...options },
+      (o) => {
+        for (const key of ['lr', 'weightDecay', 'eps'] as const)
+          check.number('AdamW8bit', key, o[key], 0);
+        checkBetas('AdamW8bit', o.betas);
+      },
+    );
+  }
+
+  protected override createState(param: Tensor): State {
+    return {
+      m: zeros(param.shape, { dtype: 'int8' }),
+      v: zeros(param.shape, { dtype: 'uint8' }),
+      scales: zeros([2 * Math.ceil(param.size / blockSize)]),
+    };
+  }
+
+  protected override update(
+    p: Tensor,
+    g: Tensor,
+    state: State,
+    o: Group<AdamW8bitOptions>,
+    step: number,
+    scale: Tensor | null,
+  ): void {
+    kernels.adamw_8bit(
+      p,
+      g,
+      state['m']!,
+      state['v']!,
+      state['scales']!,
+      scale,
+      o.lr,
+      o.betas[0],
+      o.betas[1],
+      o.eps,
+      o.weightDecay,
+      step,
+    );
+  }
+}

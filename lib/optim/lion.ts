@@ -1,0 +1,41 @@
+// Lion (Chen et al., arXiv 2302.06675): the sign of an interpolated momentum. One moment instead of two.
+import * as kernels from '../native/kernels.gen.js';
+import * as check from '../ops/check.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkBetas } from './adam.js';
+import { Optimizer, zerosLike } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+
+export interface LionOptions extends CommonOptions {
+  betas: readonly [number, number];
+}
+
+/** p -= lr (sign(β₁ m + (1 - β₁) g) + wd p); m = β₂ m + (1 - β₂) g. Rates are 3 to 10 times smaller than AdamW's. */
+export class Lion extends Optimizer<LionOptions> {
+  constructor(
+    params: Iterable<Tensor> | Iterable<ParamGroup<LionOptions>>,
+    options: Partial<LionOptions> = {},
+  ) {
+    check.knownOptions('Lion', options, ['lr', 'weightDecay', 'betas']);
+    super('Lion', params, { lr: 1e-4, weightDecay: 0, betas: [0.9, 0.99], ...options }, (o) => {
+      check.number('Lion', 'lr', o.lr, 0);
+      check.number('Lion', 'weightDecay', o.weightDecay, 0);
+      checkBetas('Lion', o.betas);
+    });
+  }
+
+  protected override createState(param: Tensor): State {
+    return { m: zerosLike(param) };
+  }
+
+  protected override update(
+    p: Tensor,
+    g: Tensor,
+    state: State,
+    o: Group<LionOptions>,
+    _step: number,
+    scale: Tensor | null,
+  ): void {
+    kernels.lion(p, g, state['m']!, scale, o.lr, o.betas[0], o.betas[1], o.weightDecay);
+  }
+}

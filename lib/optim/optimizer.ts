@@ -1,0 +1,256 @@
+// What every optimizer has in common: parameter groups, clipping, state. The rule itself is one kernel call per parameter, in
+// place and without a temporary; no call waits for an earlier one.
+import * as kernels from '../native/kernels.gen.js';
+import * as check from '../ops/check.js';
+import { contiguous } from '../ops/cast.js';
+import { empty, zeros } from '../tensor/create.js';
+import { OptionError } from '../tensor/errors.js';
+import { tidy, untracked } from '../tensor/scope.js';
+import { format, sameShape } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+
+/** Parameters that share options; options left out are the optimizer's. */
+export type ParamGroup<O> = { params: Iterable<Tensor> } & Partial<O>;
+
+/** The options every rule has. */
+export interface CommonOptions {
+  /** Learning rate; changed between steps by a schedule. */
+  lr: number;
+  weightDecay: number;
+}
+
+/** A group as it is used: every option has a value. */
+export type Group<O> = { readonly params: readonly Tensor[]; initialLr: number } & {
+  -readonly [K in keyof O]: O[K];
+};
+
+/** Norm and factor of the gradients, computed where they are; the factor is NaN when something is not finite. */
+export class GradientScale {
+  /** (2) float64: norm, factor. */
+  readonly values: Tensor;
+
+  constructor(values: Tensor) {
+    this.values = values;
+  }
+
+  /** The global 2-norm before clipping, and whether gradients (and loss) were finite. */
+  async read(): Promise<{ norm: number; finite: boolean }> {
+    const [norm, factor] = (await this.values.data()) as Float64Array;
+    return { norm: norm!, finite: !Number.isNaN(factor) };
+  }
+
+  dispose(): void {
+    this.values.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * Measures the global 2-norm of the gradients of `params` and what they must be multiplied with so that it is at most `maxNorm`
+ * (0: no limit), as torch.nn.utils.clip_grad_norm_. Nothing is changed here: pass the result to `optimizer.step`, which scales
+ * gradients while it reads them, and changes nothing at all when they, or `loss`, are not finite. `inverseScale` multiplies
+ * gradients first (1 / loss scale).
+ */
+export function gradientScale(
+  params: Iterable<Tensor>,
+  options: { maxNorm?: number; loss?: Tensor | null; inverseScale?: number } = {},
+): GradientScale {
+  check.knownOptions('gradientScale', options, ['maxNorm', 'loss', 'inverseScale']);
+  const { maxNorm = 0, loss = null, inverseScale = 1 } = options;
+  check.number('gradientScale', 'maxNorm', maxNorm, 0);
+  check.number('gradientScale', 'inverseScale', inverseScale, 0);
+  const gradients = [...new Set(params)].flatMap((p) => (p.grad ? [p.grad] : []));
+  const values = untracked(() => empty([2], 'float64'));
+  tidy(() => {
+    const sums = zeros([Math.max(1, gradients.length)], { dtype: 'float64' });
+    gradients.forEach((g, i) => kernels.sum_squares(contiguous(g), sums, i));
+    kernels.clip_scale(sums, loss?.detach() ?? null, values, maxNorm, inverseScale);
+  });
+  return new GradientScale(values);
+}
+
+/** Scales the gradients of `params` in place so that their global 2-norm is at most `maxNorm`; resolves to the norm before. */
+export async function clipGradNorm(params: Iterable<Tensor>, maxNorm: number): Promise<number> {
+  check.number('clipGradNorm', 'maxNorm', maxNorm, Number.MIN_VALUE);
+  const list = [...new Set(params)].filter((p) => p.grad);
+  using scale = gradientScale(list, { maxNorm });
+  const [norm, factor] = (await scale.values.data()) as Float64Array;
+  if (factor! < 1) for (const p of list) kernels.affine(p.grad!, p.grad!, factor!, 0);
+  return norm!;
+}
+
+/** Tensors of an optimizer's state for one parameter, by name. */
+export type State = Record<string, Tensor>;
+
+export interface OptimizerState {
+  steps: number;
+  /** "<index>.<name>" → tensor, handles of the caller. */
+  tensors: Map<string, Tensor>;
+}
+
+export abstract class Optimizer<O extends CommonOptions> {
+  readonly groups: readonly Group<O>[];
+  readonly #states = new Map<Tensor, State>();
+  #steps = 0;
+
+  protected constructor(
+    name: string,
+    params: Iterable<Tensor> | Iterable<ParamGroup<O>>,
+    defaults: O,
+    checkOptions: (options: O) => void,
+  ) {
+    const items = [...params] as (Tensor | ParamGroup<O>)[];
+    const grouped = items.length > 0 && 'params' in items[0]!;
+    const given = (grouped ? items : [{ params: items }]) as ParamGroup<O>[];
+    const seen = new Set<Tensor>();
+    this.groups = given.map(({ params: list, ...own }, i) => {
+      check.knownOptions(`${name}: group ${i}`, own, Object.keys(defaults));
+      const options = { ...defaults, ...own } as O;
+      checkOptions(options);
+      // a tied parameter appears twice among named parameters, but is one tensor
+      const tensors = [...new Set(list)];
+      for (const p of tensors) {
+        check.tensor(name, 'parameter', p);
+        if (seen.has(p))
+          throw new OptionError(
+            `${name}: a parameter of shape ${format(p.shape)} is in two groups; each belongs to one`,
+          );
+        seen.add(p);
+      }
+      return { ...options, params: tensors, initialLr: options.lr } as Group<O>;
+    });
+  }
+
+  /** One update of `param` by `gradient`, in place. `state` is what `createState` made. */
+  protected abstract update(
+    param: Tensor,
+    gradient: Tensor,
+    state: State,
+    group: Group<O>,
+    step: number,
+    scale: Tensor | null,
+  ): void;
+
+  /** Fresh state for a parameter. */
+  protected abstract createState(param: Tensor, group: Group<O>): State;
+
+  /** Updates done so far. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  get lr(): number {
+    return this.groups[0]?.lr ?? 0;
+  }
+  /** Sets the rate of every group. */
+  set lr(value: number) {
+    for (const group of this.groups) group.lr = value;
+  }
+
+  /** Every group's rate becomes its initial rate times `factor`: what a schedule calls. */
+  scaleLr(factor: number): void {
+    for (const group of this.groups) group.lr = group.initialLr * factor;
+  }
+
+  /** Updates every parameter that has a gradient. */
+  step(options: { scale?: GradientScale } = {}): void {
+    this.#steps++;
+    const scale = options.scale?.values ?? null;
+    for (const group of this.groups)
+      for (const p of group.params) {
+        const { grad } = p;
+        if (!grad) continue;
+        let state = this.#states.get(p);
+        if (!state) {
+          state = untracked(() => this.createState(p, group));
+          this.#states.set(p, state);
+        }
+        if (grad.isContiguous) this.update(p, grad, state, group, this.#steps, scale);
+        else tidy(() => this.update(p, contiguous(grad), state, group, this.#steps, scale));
+      }
+  }
+
+  /** Takes back the count of a step that changed nothing because its gradients were not finite. */
+  undoStep(): void {
+    this.#steps--;
+  }
+
+  /** Drops all gradients. */
+  zeroGrad(): void {
+    for (const group of this.groups)
+      for (const p of group.params) {
+        p.grad?.dispose();
+        p.grad = null;
+      }
+  }
+
+  /** Bytes of the state so far. */
+  get stateBytes(): number {
+    let total = 0;
+    for (const state of this.#states.values())
+      for (const t of Object.values(state)) total += t.storage.bytes;
+    return total;
+  }
+
+  /** Everything needed to go on exactly from here, parameters and rates apart. */
+  stateDict(): OptimizerState {
+    const tensors = new Map<string, Tensor>();
+    let index = 0;
+    for (const group of this.groups)
+      for (const p of group.params) {
+        for (const [name, t] of Object.entries(this.#states.get(p) ?? {}))
+          tensors.set(`${index}.${name}`, t);
+        index++;
+      }
+    return { steps: this.#steps, tensors };
+  }
+
+  /** Takes over the tensors. Parameters must come in the same order as when the state was saved. */
+  loadStateDict(saved: OptimizerState): void {
+    this.dispose();
+    this.#steps = saved.steps;
+    const left = new Set(saved.tensors.keys());
+    let index = 0;
+    for (const group of this.groups)
+      for (const p of group.params) {
+        const prefix = `${index++}.`;
+        const names = [...left].filter((n) => n.startsWith(prefix));
+        if (names.length === 0) continue;
+        const fresh = untracked(() => this.createState(p, group));
+        const state: State = {};
+        for (const [name, like] of Object.entries(fresh)) {
+          const tensor = saved.tensors.get(prefix + name);
+          if (!tensor || !sameShape(tensor.shape, like.shape) || tensor.dtype !== like.dtype)
+            throw new OptionError(
+              `loadStateDict: ${prefix}${name} must be ${like.dtype} ${format(like.shape)}, got ${tensor ? `${tensor.dtype} ${format(tensor.shape)}` : 'nothing'}; the state belongs to other parameters or another optimizer`,
+            );
+          state[name] = tensor;
+          left.delete(prefix + name);
+          like.dispose();
+        }
+        this.#states.set(p, state);
+      }
+    if (left.size > 0)
+      throw new OptionError(
+        `loadStateDict: nothing here belongs to ${[...left].slice(0, 3).join(', ')}; the state is of another optimizer`,
+      );
+  }
+
+  /** Releases the state. */
+  dispose(): void {
+    for (const state of this.#states.values()) for (const t of Object.values(state)) t.dispose();
+    this.#states.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Zeros like a parameter. */
+export function zerosLike(param: Tensor): Tensor {
+  return zeros(param.shape, { dtype: param.dtype as 'float32' });
+}

@@ -1,0 +1,143 @@
+// Products of bf16 numbers with float sums. Operands are float32 (rounded to nearest even while they are
+// packed) or bf16; any strides. With AVX512_BF16 two neighbouring k share a 32-bit lane, as vdpbf16ps wants
+// them; elsewhere panels hold the rounded numbers as floats and the float tile multiplies them. Both are
+// exact products; only the order of additions differs.
+#pragma once
+
+#include "cpu/gemm/gemm.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+// A float32 or bf16 matrix; offsets in elements.
+struct HalfMatrix {
+  const void* data;
+  bool is_bf16;
+  int64_t row_stride, column_stride;
+};
+
+ROOTS_INLINE uint16_t bf16_at(const HalfMatrix& m, int64_t offset) {
+  return m.is_bf16 ? static_cast<const uint16_t*>(m.data)[offset]
+                   : f32_to_bf16(static_cast<const float*>(m.data)[offset]);
+}
+
+#if defined(__AVX512BF16__)
+
+struct HalfPanels {
+  using Value = float;
+  using Packed = uint32_t;
+  static constexpr int kGroup = 2;
+  static ROOTS_INLINE __m512i load(const Packed* p) { return _mm512_loadu_si512(p); }
+  static ROOTS_INLINE __m512i broadcast(Packed a) { return _mm512_set1_epi32(static_cast<int>(a)); }
+  static ROOTS_INLINE Vec<float> multiply_add(__m512i a, __m512i b, Vec<float> sum) {
+    return Vec<float>((Vec<float>::Raw)_mm512_dpbf16_ps((__m512)sum.v, (__m512bh)a, (__m512bh)b));
+  }
+};
+
+// n <= 32 neighbouring elements as bf16 in order, zero beyond.
+ROOTS_INLINE __m512i load_bf16(const HalfMatrix& m, int64_t offset, int64_t n) {
+  if (m.is_bf16) {
+    const auto* p = static_cast<const uint16_t*>(m.data) + offset;
+    return n == 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16((1u << n) - 1u, p);
+  }
+  const auto* p = static_cast<const float*>(m.data) + offset;
+  const Vec<float> low = Vec<float>::load_partial(p, n < 16 ? n : 16);
+  const Vec<float> high = n > 16 ? Vec<float>::load_partial(p + 16, n - 16) : Vec<float>();
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)high.v, (__m512)low.v);
+}
+
+// Lines (rows of A, columns of B) of a panel of `width` lines; along k with stride `along`, across lines with
+// stride `across`.
+ROOTS_INLINE void pack_half(const HalfMatrix& m, int64_t origin, int64_t across, int64_t along, int64_t lines,
+                            int64_t width, int64_t depth, uint32_t* out) {
+  const int64_t groups = ceil_div(depth, 2);
+  if (along == 1) {
+    // 16 lines x 16 pairs at a time, transposed as 32-bit numbers
+    for (int64_t r = 0; r < width; r += 16)
+      for (int64_t g = 0; g < groups; g += 16) {
+        const int64_t k = 2 * g, n = depth - k < 32 ? depth - k : 32,
+                      pairs = groups - g < 16 ? groups - g : 16;
+        Vec<float> rows[16];
+#pragma GCC unroll 16
+        for (int64_t j = 0; j < 16; ++j)
+          rows[j] = r + j < lines
+                        ? Vec<float>((Vec<float>::Raw)load_bf16(m, origin + (r + j) * across + k, n))
+                        : Vec<float>();
+        transpose_square(rows);
+        const int64_t keep = width - r < 16 ? width - r : 16;
+#pragma GCC unroll 16
+        for (int64_t q = 0; q < 16; ++q)
+          if (q < pairs) rows[q].store_partial(reinterpret_cast<float*>(out + (g + q) * width + r), keep);
+      }
+    return;
+  }
+  if (across == 1) {
+    // two rows of k, interleaved
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
+                                           7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t r = 0; r < width; r += 16) {
+        const int64_t left = lines - r, n = left < 0 ? 0 : (left < 16 ? left : 16),
+                      at = origin + 2 * g * along + r;
+        const __m512i low = load_bf16(m, at, n),
+                      high = 2 * g + 1 < depth ? load_bf16(m, at + along, n) : _mm512_setzero_si512();
+        const __m512i both = _mm512_inserti64x4(low, _mm512_castsi512_si256(high), 1);
+        const int64_t keep = width - r < 16 ? width - r : 16;
+        Vec<float>((Vec<float>::Raw)_mm512_permutexvar_epi16(order, both))
+            .store_partial(reinterpret_cast<float*>(out + g * width + r), keep);
+      }
+    return;
+  }
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t r = 0; r < width; ++r) {
+      const int64_t at = origin + r * across + 2 * g * along;
+      const uint32_t low = r < lines ? bf16_at(m, at) : 0,
+                     high = r < lines && 2 * g + 1 < depth ? bf16_at(m, at + along) : 0;
+      out[g * width + r] = low | high << 16;
+    }
+}
+
+#else
+
+using HalfPanels = PlainPanels<float>;
+
+ROOTS_INLINE void pack_half(const HalfMatrix& m, int64_t origin, int64_t across, int64_t along, int64_t lines,
+                            int64_t width, int64_t depth, float* out) {
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t r = 0; r < width; ++r)
+      out[k * width + r] = r < lines ? bf16_to_f32(bf16_at(m, origin + r * across + k * along)) : 0.0f;
+}
+
+#endif
+
+struct PackHalfRows {
+  HalfMatrix a;
+  ROOTS_INLINE void operator()(int64_t i0, int64_t rows, int64_t k0, int64_t depth,
+                               HalfPanels::Packed* out) const {
+    pack_half(a, i0 * a.row_stride + k0 * a.column_stride, a.row_stride, a.column_stride, rows, kTileRows,
+              depth, out);
+  }
+};
+struct PackHalfColumns {
+  HalfMatrix b;
+  ROOTS_INLINE void operator()(int64_t j0, int64_t columns, int64_t k0, int64_t depth,
+                               HalfPanels::Packed* out) const {
+    pack_half(b, j0 * b.column_stride + k0 * b.row_stride, b.column_stride, b.row_stride, columns,
+              kTileColumns<float>, depth, out);
+  }
+};
+
+template <bool Serial>
+ROOTS_INLINE Status gemm_bf16(const Context& context, int64_t M, int64_t N, int64_t K, const HalfMatrix& a,
+                              const HalfMatrix& b, float* c, int64_t ldc, const Epilogue<float>& epilogue) {
+  if (M == 0 || N == 0) return nullptr;
+  if (K == 0)
+    return gemm<float, Serial>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, ldc, epilogue);
+  return gemm_packed<HalfPanels, Serial>(context, M, N, K, PackHalfRows{a}, PackHalfColumns{b}, c, ldc,
+                                         epilogue);
+}
+
+}  // namespace
+}  // namespace ROOTS_ISA
+}  // namespace roots

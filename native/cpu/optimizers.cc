@@ -1,0 +1,403 @@
+// One optimizer step in place, a kernel per rule, and the global gradient norm they share.
+//
+// scale (2) = { norm, factor } comes from clip_scale: every gradient is multiplied by the factor while it is
+// read. A factor that is NaN says that a gradient or the loss is not finite: then nothing is changed, not
+// even the moments.
+#include "cpu/declare.h"
+#include "cpu/layout.h"
+#include "cpu/simd.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+double power(double base, int64_t exponent) {
+  double result = 1;
+  for (; exponent > 0; exponent >>= 1, base *= base)
+    if (exponent & 1) result *= base;
+  return result;
+}
+
+ROOTS_INLINE double root(double x) { return sqrt(Vec<double>(x)).v[0]; }
+
+// What gradients are multiplied with; NaN: leave everything as it is.
+ROOTS_INLINE double factor(const OptionalTensor& scale) { return scale.data ? data<double>(scale)[1] : 1.0; }
+
+ROOTS_INLINE bool bad_scale(const OptionalTensor& scale) {
+  return scale.data && !(scale.dtype == DType::f64 && numel(scale) == 2 && is_contiguous(scale));
+}
+
+Status check_like(const Tensor& param, const Tensor* const* others, int count) {
+  CHECK(is_contiguous(param), "param must be contiguous");
+  for (int i = 0; i < count; ++i)
+    CHECK(!others[i]->data ||
+              (same_shape(param, *others[i]) && others[i]->dtype == param.dtype && is_contiguous(*others[i])),
+          "gradient and state must be like param");
+  return nullptr;
+}
+
+// body(i, k): the k <= width elements from i on.
+template <class T, class Body>
+ROOTS_INLINE void each_vector(const Context& context, int64_t n, const Body& body) {
+  constexpr int64_t W = Vec<T>::kWidth;
+  context.parallel_for((n + kChunkElements - 1) / kChunkElements, [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * kChunkElements < n ? (chunk + 1) * kChunkElements : n;
+    for (int64_t i = chunk * kChunkElements; i < end; i += W) body(i, end - i < W ? end - i : W);
+  });
+}
+
+template <class T>
+ROOTS_INLINE Vec<T> load(const Tensor& t, int64_t i, int64_t k) {
+  return Vec<T>::load_partial(data<T>(t) + i, k);
+}
+template <class T>
+ROOTS_INLINE void store(const Tensor& t, int64_t i, int64_t k, Vec<T> x) {
+  x.store_partial(data<T>(t) + i, k);
+}
+
+struct AdamStep {
+  double lr, beta1, beta2, eps, weight_decay;
+  bool decoupled;
+  int64_t step;
+};
+
+template <class T>
+Status adam_typed(const Context& context, const Tensor& param, const Tensor& grad, const Tensor& m,
+                  const Tensor& v, const OptionalTensor& vmax, double scale, const AdamStep& s) {
+  using V = Vec<T>;
+  const V decay(static_cast<T>(s.decoupled ? 1 - s.lr * s.weight_decay : 1)),
+      l2(static_cast<T>(s.decoupled ? 0 : s.weight_decay));
+  const V b1(static_cast<T>(s.beta1)), b2(static_cast<T>(s.beta2)), f(static_cast<T>(scale));
+  const V c1(static_cast<T>(1 - s.beta1)), c2(static_cast<T>(1 - s.beta2)), e(static_cast<T>(s.eps));
+  const V rate(static_cast<T>(s.lr / (1 - power(s.beta1, s.step)))),
+      correction(static_cast<T>(root(1 - power(s.beta2, s.step))));
+  each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
+    const V p = load<T>(param, i, k);
+    const V g = fma(l2, p, load<T>(grad, i, k) * f);
+    const V mi = fma(c1, g, b1 * load<T>(m, i, k));
+    V vi = fma(c2 * g, g, b2 * load<T>(v, i, k));
+    store<T>(m, i, k, mi);
+    store<T>(v, i, k, vi);
+    if (vmax.data) {
+      vi = max(vi, load<T>(vmax, i, k));
+      store<T>(vmax, i, k, vi);
+    }
+    store<T>(param, i, k, p * decay - rate * mi / (sqrt(vi) / correction + e));
+  });
+  return nullptr;
+}
+
+template <class T>
+Status sgd_typed(const Context& context, const Tensor& param, const Tensor& grad,
+                 const OptionalTensor& buffer, double scale, double lr, double momentum, double dampening,
+                 double weight_decay, bool nesterov, bool first) {
+  using V = Vec<T>;
+  const V rate(static_cast<T>(lr)), mu(static_cast<T>(momentum)), damp(static_cast<T>(1 - dampening)),
+      l2(static_cast<T>(weight_decay)), f(static_cast<T>(scale));
+  each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
+    const V p = load<T>(param, i, k);
+    V g = fma(l2, p, load<T>(grad, i, k) * f);
+    if (buffer.data) {
+      const V b = first ? g : fma(damp, g, mu * load<T>(buffer, i, k));
+      store<T>(buffer, i, k, b);
+      g = nesterov ? fma(mu, b, g) : b;
+    }
+    store<T>(param, i, k, p - rate * g);
+  });
+  return nullptr;
+}
+
+template <class T>
+Status lion_typed(const Context& context, const Tensor& param, const Tensor& grad, const Tensor& m,
+                  double scale, double lr, double beta1, double beta2, double weight_decay) {
+  using V = Vec<T>;
+  const V b1(static_cast<T>(beta1)), c1(static_cast<T>(1 - beta1)), b2(static_cast<T>(beta2)),
+      c2(static_cast<T>(1 - beta2)), rate(static_cast<T>(lr)), decay(static_cast<T>(1 - lr * weight_decay)),
+      f(static_cast<T>(scale)), zero(T(0));
+  each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
+    const V g = load<T>(grad, i, k) * f, mi = load<T>(m, i, k);
+    const V u = fma(c1, g, b1 * mi);
+    const V sign = select<T>(u > zero, rate, select<T>(u < zero, -rate, zero));
+    store<T>(param, i, k, load<T>(param, i, k) * decay - sign);
+    store<T>(m, i, k, fma(c2, g, b2 * mi));
+  });
+  return nullptr;
+}
+
+template <class T>
+double squares(const Tensor& x, int64_t from, int64_t to) {
+  double lanes[8] = {};
+  const T* p = data<T>(x);
+  int64_t i = from;
+  for (; i + 8 <= to; i += 8)
+    for (int j = 0; j < 8; ++j) {
+      const double value = static_cast<double>(p[i + j]);
+      lanes[j] += value * value;
+    }
+  for (; i < to; ++i) lanes[0] += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
+// Adafactor for one (rows, columns) matrix; see the kernel below.
+template <class T>
+void adafactor_matrix(const Context& context, const T* grad, T* row, T* column, T* update, int64_t rows,
+                      int64_t columns, double scale, double beta2, double eps) {
+  const double keep = beta2, fresh = 1 - beta2;
+  context.parallel_for((rows + 15) / 16, [&](int64_t chunk) {
+    for (int64_t i = chunk * 16; i < rows && i < chunk * 16 + 16; ++i) {
+      double total = 0;
+      for (int64_t j = 0; j < columns; ++j) {
+        const double g = static_cast<double>(grad[i * columns + j]) * scale;
+        total += g * g + eps;
+      }
+      row[i] =
+          static_cast<T>(keep * static_cast<double>(row[i]) + fresh * total / static_cast<double>(columns));
+    }
+  });
+  context.parallel_for((columns + 63) / 64, [&](int64_t chunk) {
+    const int64_t from = chunk * 64, width = columns - from < 64 ? columns - from : 64;
+    double total[64] = {};
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < width; ++j) {
+        const double g = static_cast<double>(grad[i * columns + from + j]) * scale;
+        total[j] += g * g + eps;
+      }
+    for (int64_t j = 0; j < width; ++j)
+      column[from + j] = static_cast<T>(keep * static_cast<double>(column[from + j]) +
+                                        fresh * total[j] / static_cast<double>(rows));
+  });
+  double mean = 0;
+  for (int64_t i = 0; i < rows; ++i) mean += static_cast<double>(row[i]);
+  mean /= static_cast<double>(rows);
+  context.parallel_for((rows + 15) / 16, [&](int64_t chunk) {
+    for (int64_t i = chunk * 16; i < rows && i < chunk * 16 + 16; ++i) {
+      const double r = root(mean / static_cast<double>(row[i]));
+      for (int64_t j = 0; j < columns; ++j)
+        update[i * columns + j] = static_cast<T>(static_cast<double>(grad[i * columns + j]) * scale * r /
+                                                 root(static_cast<double>(column[j])));
+    }
+  });
+}
+
+constexpr int64_t kBlock8 = 256;  // elements that share a scale in 8-bit optimizer states
+
+}  // namespace
+
+// out[index] = sum of x^2 in double: partial sums per chunk, added in order.
+Status sum_squares(const Context& context, Tensor x, Tensor out, int64_t index) {
+  CHECK(is_contiguous(x), "x must be contiguous");
+  CHECK(out.dtype == DType::f64 && is_contiguous(out) && index >= 0 && index < numel(out),
+        "index outside of out");
+  const int64_t n = numel(x), chunks = (n + kChunkElements - 1) / kChunkElements;
+  CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
+  auto* partial = static_cast<double*>(
+      context.workspace(context.host, 0, static_cast<size_t>(chunks + 1) * sizeof(double)));
+  CHECK(partial != nullptr, "out of memory");
+  context.parallel_for(chunks, [&](int64_t chunk) {
+    const int64_t from = chunk * kChunkElements, to = from + kChunkElements < n ? from + kChunkElements : n;
+    partial[chunk] = x.dtype == DType::f32 ? squares<float>(x, from, to) : squares<double>(x, from, to);
+  });
+  double total = 0;
+  for (int64_t i = 0; i < chunks; ++i) total += partial[i];
+  data<double>(out)[index] = total;
+  return nullptr;
+}
+
+// out = { norm, factor } with norm = inverse * sqrt(sum of squares) and factor = inverse * min(1, max_norm /
+// (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_; max_norm 0 does not clip. factor is NaN when the norm or
+// the loss is not finite. inverse undoes a loss scale or averages accumulated gradients.
+Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, double max_norm,
+                  double inverse) {
+  CHECK(sums.dtype == DType::f64 && is_contiguous(sums), "sums must be float64");
+  CHECK(out.dtype == DType::f64 && is_contiguous(out) && numel(out) == 2, "out must be two float64");
+  double total = 0;
+  const int64_t n = numel(sums);
+  for (int64_t i = 0; i < n; ++i) total += data<double>(sums)[i];
+  const double norm = inverse * root(total);
+  double f = max_norm > 0 && norm > 0 ? max_norm / (norm + 1e-6) : 1;
+  f = (f > 1 ? 1 : f) * inverse;
+  bool finite = norm - norm == 0;
+  if (loss.data) {
+    CHECK(numel(loss) == 1 && (loss.dtype == DType::f32 || loss.dtype == DType::f64),
+          "loss must be one float");
+    const double value =
+        loss.dtype == DType::f32 ? static_cast<double>(*data<float>(loss)) : *data<double>(loss);
+    finite = finite && value - value == 0;
+  }
+  data<double>(out)[0] = norm;
+  data<double>(out)[1] = finite ? f : __builtin_nan("");
+  return nullptr;
+}
+
+// Stochastic gradient descent, torch.optim.SGD: g += wd p; b = mu b + (1 - damp) g (b = g at first); p -= lr
+// (nesterov ? g + mu b : b)
+Status sgd(const Context& context, Tensor param, Tensor grad, OptionalTensor buffer, OptionalTensor scale,
+           double lr, double momentum, double dampening, double weight_decay, int64_t nesterov,
+           int64_t first) {
+  const Tensor* const others[] = {&grad, &buffer};
+  if (Status status = check_like(param, others, 2)) return status;
+  CHECK(!bad_scale(scale), "scale must be two float64");
+  const double f = factor(scale);
+  if (f != f) return nullptr;
+  if (param.dtype == DType::f32)
+    return sgd_typed<float>(context, param, grad, buffer, f, lr, momentum, dampening, weight_decay,
+                            nesterov != 0, first != 0);
+  if (param.dtype == DType::f64)
+    return sgd_typed<double>(context, param, grad, buffer, f, lr, momentum, dampening, weight_decay,
+                             nesterov != 0, first != 0);
+  return "needs float32 or float64";
+}
+
+// Adam (Kingma & Ba, arXiv 1412.6980) and, decoupled, AdamW (Loshchilov & Hutter, arXiv 1711.05101); order of
+// operations as in torch.optim:  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
+//   p = p - lr wd p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps);   vmax: AMSGrad
+Status adam(const Context& context, Tensor param, Tensor grad, Tensor m, Tensor v, OptionalTensor vmax,
+            OptionalTensor scale, double lr, double beta1, double beta2, double eps, double weight_decay,
+            int64_t decoupled, int64_t step) {
+  const Tensor* const others[] = {&grad, &m, &v, &vmax};
+  if (Status status = check_like(param, others, 4)) return status;
+  CHECK(!bad_scale(scale), "scale must be two float64");
+  CHECK(step >= 1, "steps count from 1");
+  const double f = factor(scale);
+  if (f != f) return nullptr;
+  const AdamStep s{lr, beta1, beta2, eps, weight_decay, decoupled != 0, step};
+  if (param.dtype == DType::f32) return adam_typed<float>(context, param, grad, m, v, vmax, f, s);
+  if (param.dtype == DType::f64) return adam_typed<double>(context, param, grad, m, v, vmax, f, s);
+  return "needs float32 or float64";
+}
+
+// Lion (Chen et al., arXiv 2302.06675): p -= lr (sign(b1 m + (1 - b1) g) + wd p);  m = b2 m + (1 - b2) g
+Status lion(const Context& context, Tensor param, Tensor grad, Tensor m, OptionalTensor scale, double lr,
+            double beta1, double beta2, double weight_decay) {
+  const Tensor* const others[] = {&grad, &m};
+  if (Status status = check_like(param, others, 2)) return status;
+  CHECK(!bad_scale(scale), "scale must be two float64");
+  const double f = factor(scale);
+  if (f != f) return nullptr;
+  if (param.dtype == DType::f32)
+    return lion_typed<float>(context, param, grad, m, f, lr, beta1, beta2, weight_decay);
+  if (param.dtype == DType::f64)
+    return lion_typed<double>(context, param, grad, m, f, lr, beta1, beta2, weight_decay);
+  return "needs float32 or float64";
+}
+
+// Adafactor (Shazeer & Stern, arXiv 1804.04235) without a first moment, as transformers.Adafactor with a
+// given lr:
+//   matrices keep means of g^2 + eps per row and per column, v = row column / mean(row); vectors keep v.
+//   u = g / sqrt(v);  u /= max(1, rms(u) / clip);  p = p - wd lr p - lr u
+// row: (…, rows) and column: (…, columns) for matrices; for vectors row is v and column is absent.
+Status adafactor(const Context& context, Tensor param, Tensor grad, Tensor row, OptionalTensor column,
+                 OptionalTensor scale, double lr, double beta2, double eps, double clip,
+                 double weight_decay) {
+  const Tensor* const others[] = {&grad};
+  if (Status status = check_like(param, others, 1)) return status;
+  CHECK(!bad_scale(scale), "scale must be two float64");
+  CHECK(param.dtype == DType::f32, "needs float32");
+  CHECK(row.dtype == DType::f32 && is_contiguous(row), "row must be contiguous float32");
+  const double f = factor(scale);
+  if (f != f) return nullptr;
+  const int64_t n = numel(param);
+  if (n == 0) return nullptr;
+  float* update =
+      static_cast<float*>(context.workspace(context.host, 0, static_cast<size_t>(n) * sizeof(float)));
+  CHECK(update != nullptr, "out of memory");
+  if (column.data) {
+    CHECK(param.rank >= 2, "a vector has no columns");
+    const int64_t rows = param.shape[param.rank - 2], columns = param.shape[param.rank - 1],
+                  matrices = n / (rows * columns);
+    CHECK(numel(row) == matrices * rows && numel(column) == matrices * columns &&
+              column.dtype == DType::f32 && is_contiguous(column),
+          "row and column have the wrong size");
+    for (int64_t i = 0; i < matrices; ++i)
+      adafactor_matrix<float>(context, data<float>(grad) + i * rows * columns, data<float>(row) + i * rows,
+                              data<float>(column) + i * columns, update + i * rows * columns, rows, columns,
+                              f, beta2, eps);
+  } else {
+    CHECK(numel(row) == n, "row has the wrong size");
+    for (int64_t i = 0; i < n; ++i) {
+      const double g = static_cast<double>(data<float>(grad)[i]) * f;
+      const double v = beta2 * static_cast<double>(data<float>(row)[i]) + (1 - beta2) * (g * g + eps);
+      data<float>(row)[i] = static_cast<float>(v);
+      update[i] = static_cast<float>(g / root(v));
+    }
+  }
+  double total = 0;
+  for (int64_t i = 0; i < n; ++i) total += static_cast<double>(update[i]) * static_cast<double>(update[i]);
+  const double rms = root(total / static_cast<double>(n)) / clip;
+  const Vec<float> rate(static_cast<float>(lr / (rms > 1 ? rms : 1))),
+      decay(static_cast<float>(1 - lr * weight_decay));
+  each_vector<float>(context, n, [&](int64_t i, int64_t k) {
+    store<float>(param, i, k,
+                 load<float>(param, i, k) * decay - rate * Vec<float>::load_partial(update + i, k));
+  });
+  return nullptr;
+}
+
+// AdamW with both moments in 8 bits, a scale per 256 elements (idea: Dettmers et al., arXiv 2110.02861; the
+// code here is a power law instead of a table): m = s (q / 127) |q / 127|,  v = s (q / 255)^4. Small values
+// keep their relative precision, and a second moment above zero never rounds to zero.
+Status adamw_8bit(const Context& context, Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales,
+                  OptionalTensor scale, double lr, double beta1, double beta2, double eps,
+                  double weight_decay, int64_t step) {
+  const Tensor* const others[] = {&grad};
+  if (Status status = check_like(param, others, 1)) return status;
+  const int64_t n = numel(param), blocks = (n + kBlock8 - 1) / kBlock8;
+  CHECK(!bad_scale(scale), "scale must be two float64");
+  CHECK(param.dtype == DType::f32 && m.dtype == DType::i8 && v.dtype == DType::u8,
+        "needs float32, int8 and uint8");
+  CHECK(same_shape(param, m) && same_shape(param, v) && is_contiguous(m) && is_contiguous(v),
+        "moments must be like param");
+  CHECK(scales.dtype == DType::f32 && numel(scales) == 2 * blocks && is_contiguous(scales),
+        "two scales per 256 elements");
+  CHECK(step >= 1, "steps count from 1");
+  const double f = factor(scale);
+  if (f != f) return nullptr;
+  using V = Vec<float>;
+  const float b1 = static_cast<float>(beta1), b2 = static_cast<float>(beta2), fs = static_cast<float>(f);
+  const V rate(static_cast<float>(lr / (1 - power(beta1, step)))),
+      correction(static_cast<float>(root(1 - power(beta2, step)))), e(static_cast<float>(eps)),
+      decay(static_cast<float>(1 - lr * weight_decay));
+  context.parallel_for((blocks + 63) / 64, [&](int64_t chunk) {
+    for (int64_t block = chunk * 64; block < blocks && block < chunk * 64 + 64; ++block) {
+      const int64_t from = block * kBlock8, count = n - from < kBlock8 ? n - from : kBlock8;
+      float mi[kBlock8] = {}, vi[kBlock8] = {};
+      float* s = data<float>(scales) + 2 * block;
+      int8_t* mq = data<int8_t>(m) + from;
+      uint8_t* vq = data<uint8_t>(v) + from;
+      const float* g0 = data<float>(grad) + from;
+      const float ms = s[0] / (127.0f * 127.0f), vs = s[1] / (255.0f * 255.0f * 255.0f * 255.0f);
+      float top_m = 0, top_v = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const float q = static_cast<float>(mq[i]), u = static_cast<float>(vq[i]) * static_cast<float>(vq[i]),
+                    g = g0[i] * fs;
+        mi[i] = b1 * (ms * q * (q < 0 ? -q : q)) + (1 - b1) * g;
+        vi[i] = b2 * (vs * u * u) + (1 - b2) * g * g;
+        const float a = mi[i] < 0 ? -mi[i] : mi[i];
+        top_m = a > top_m ? a : top_m;
+        top_v = vi[i] > top_v ? vi[i] : top_v;
+      }
+      s[0] = top_m;
+      s[1] = top_v;
+      const V im(top_m > 0 ? 1.0f / top_m : 0.0f), iv(top_v > 0 ? 1.0f / top_v : 0.0f);
+      float* p = data<float>(param) + from;
+      for (int64_t i = 0; i < count; i += V::kWidth) {
+        const int64_t k = count - i < V::kWidth ? count - i : V::kWidth;
+        const V mv = V::load(mi + i), vv = V::load(vi + i);
+        (V::load_partial(p + i, k) * decay - rate * mv / (sqrt(vv) / correction + e)).store_partial(p + i, k);
+        float cm[V::kWidth], cv[V::kWidth];
+        (sqrt(abs(mv) * im) * V(127.0f)).store(cm);
+        (sqrt(sqrt(vv * iv)) * V(255.0f)).store(cv);
+        for (int64_t j = 0; j < k; ++j) {
+          const int code = static_cast<int>(cm[j] + 0.5f);
+          mq[i + j] = static_cast<int8_t>(mi[i + j] < 0 ? -code : code);
+          const int second = static_cast<int>(cv[j] + 0.5f);
+          vq[i + j] = static_cast<uint8_t>(second == 0 && vi[i + j] > 0 ? 1 : second);
+        }
+      }
+    }
+  });
+  return nullptr;
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots
