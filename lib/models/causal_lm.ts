@@ -1,19 +1,25 @@
 // What every decoder-only language model here has in common: the forward contract, the parts that compression works
 // on, and names for saving.
 import { attention } from '../ops/attention.js';
-import { notEqual } from '../ops/elementwise.js';
+import { checkpoint } from '../autograd/checkpoint.js';
+import { isGradEnabled } from '../autograd/modes.js';
+import { dropout } from '../ops/dropout.js';
+import { add, mul, notEqual, where } from '../ops/elementwise.js';
+import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { crossEntropy } from '../ops/losses.js';
 import { contiguous } from '../ops/cast.js';
-import { concat, reshape, slice } from '../ops/view.js';
+import { matmul } from '../ops/matmul.js';
+import { softmax } from '../ops/softmax.js';
+import { concat, expand, reshape, slice, transpose, unsqueeze } from '../ops/view.js';
 import type { JsonObject } from '../io/json.js';
 import type { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';
 import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import * as check from '../ops/check.js';
-import { full } from '../tensor/create.js';
+import { full, tensor } from '../tensor/create.js';
 import { OptionError, RootsError, ShapeError } from '../tensor/errors.js';
-import { tidy } from '../tensor/scope.js';
+import { tidy, track, untracked } from '../tensor/scope.js';
 import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 
@@ -29,6 +35,12 @@ export interface ForwardInput {
   cache?: KVCache | null;
   /** Only the logits of the last n positions; 0: all. */
   logitsToKeep?: number;
+  /** Also return what enters each block, and what leaves the final norm. */
+  outputHiddenStates?: boolean;
+  /** Also return the attention probabilities of every layer (computed beside the fused kernel, in full). */
+  outputAttentions?: boolean;
+  /** Called with what each layer attends with: q (B, H, T, D), k and v (B, Hkv, T, D). Handles live as long as the forward. */
+  observeAttention?: (layer: number, q: Tensor, k: Tensor, v: Tensor) => void;
 }
 
 export interface ForwardOutput {
@@ -36,7 +48,20 @@ export interface ForwardOutput {
   logits: Tensor;
   /** Mean cross-entropy over labels, when labels were given. */
   loss: Tensor | null;
+  /** layers + 1 tensors (B, T, C), when asked for: the embeddings, what leaves each block, the last one after the final norm. */
+  hiddenStates?: Tensor[];
+  /** One (B, H, T, Tk) per layer, when asked for. */
+  attentions?: Tensor[];
 }
+
+/** What a loss needs: next-token targets beside the ids, or labels that are shifted inside. */
+export type LossInput = Pick<ForwardInput, 'inputIds' | 'attentionMask' | 'positionIds'> & {
+  /** (B, T): the token that follows each position; -100 is ignored. */
+  targets?: Tensor;
+  /** (B, T): shifted inside by one; -100 is ignored. */
+  labels?: Tensor;
+  labelSmoothing?: number;
+};
 
 /** One transformer block, as compression sees it. */
 export interface Block {
@@ -67,6 +92,17 @@ export interface AttentionInput {
   cache: KVCache | null;
   layer: number;
   mask: Tensor | null;
+  /** Probability of dropping an attention weight; above 0 the fused kernel is not used. */
+  dropout?: number;
+  observe?: ForwardInput['observeAttention'];
+  /** Receives the attention probabilities. */
+  attentions?: Tensor[] | null;
+}
+
+/** What hidden() collects on its way. */
+export interface Collect {
+  states: Tensor[] | null;
+  attentions: Tensor[] | null;
 }
 
 export abstract class CausalLM extends Module {
@@ -78,8 +114,23 @@ export abstract class CausalLM extends Module {
   /** null when tied to the token embedding. */
   abstract readonly head: Linear | null;
 
+  /** Blocks recompute their inside in backward() instead of keeping it. */
+  gradientCheckpointing = false;
+
   /** (B, T) ids → (B, T, C), the final norm applied. */
-  protected abstract hidden(input: ForwardInput, mask: Tensor | null): Tensor;
+  protected abstract hidden(input: ForwardInput, mask: Tensor | null, collect: Collect): Tensor;
+
+  /** One block, by way of checkpoint() when that is wanted. */
+  protected runBlock<H extends Record<string, Tensor | null>>(
+    block: Module,
+    x: Tensor,
+    held: H,
+    forward: (x: Tensor, held: H) => Tensor,
+  ): Tensor {
+    return this.gradientCheckpointing && isGradEnabled()
+      ? checkpoint(forward, x, { parameters: block.parameters(), held })
+      : forward(x, held);
+  }
 
   /** The same model, sharing bytes, so that compression can try a stage and throw it away. */
   abstract share(): CausalLM;
@@ -94,11 +145,7 @@ export abstract class CausalLM extends Module {
     check.indexDtype('forward', 'inputIds', inputIds);
     const [b, t] = inputIds.shape as [number, number];
     const past = input.cache?.length ?? 0;
-    if (past + t > this.shape.context)
-      throw new RootsError(
-        'ERR_CONTEXT',
-        `forward: ${past + t} tokens exceed the model's context of ${this.shape.context}`,
-      );
+    this.#checkLength(past + t);
     if (t === 0) throw new ShapeError('forward: inputIds is empty');
     const keep = input.logitsToKeep ?? 0;
     check.integer('forward', 'logitsToKeep', keep, 0);
@@ -106,12 +153,57 @@ export abstract class CausalLM extends Module {
       throw new OptionError('forward: labels need all logits; leave logitsToKeep at 0');
     return tidy(() => {
       const mask = this.#mask(input, b, past + t);
-      let h = this.hidden(input, mask);
+      const collect: Collect = {
+        states: input.outputHiddenStates ? [] : null,
+        attentions: input.outputAttentions ? [] : null,
+      };
+      let h = this.hidden(input, mask, collect);
+      collect.states?.push(h);
+      collect.attentions?.forEach(track);
       if (keep > 0 && keep < t) h = contiguous(slice(h, 1, -keep));
       const logits = this.head ? this.head.forward(h) : this.tokenEmbedding.project(h);
       input.cache?.advance(t);
-      return { logits, loss: labels ? shiftedLoss(logits, labels) : null };
+      const loss = labels ? shiftedLoss(logits, labels) : null;
+      return {
+        logits,
+        loss,
+        ...(collect.states && { hiddenStates: collect.states }),
+        ...(collect.attentions && { attentions: collect.attentions }),
+      };
     });
+  }
+
+  /** (B, T, C): what the output head reads. */
+  features(input: ForwardInput): Tensor {
+    const [b, t] = input.inputIds.shape as [number, number];
+    this.#checkLength(t);
+    return tidy(() =>
+      this.hidden(input, this.#mask(input, b, t), { states: null, attentions: null }),
+    );
+  }
+
+  /** Mean cross-entropy of the next token, without ever holding all logits. */
+  loss(input: LossInput): Tensor {
+    const { targets, labels, labelSmoothing = 0, ...rest } = input;
+    if ((targets === undefined) === (labels === undefined))
+      throw new OptionError('loss: give targets or labels, one of the two');
+    return tidy(() => {
+      const h = this.features(rest);
+      const next = targets ?? shifted(labels!, h.shape);
+      if (this.head?.bias)
+        return crossEntropy(this.head.forward(h), next, { ignoreIndex: -100, labelSmoothing });
+      const weight = this.head ? this.head.weight : this.tokenEmbedding.weight;
+      return linearCrossEntropy(h, weight, next, { ignoreIndex: -100, labelSmoothing });
+    });
+  }
+
+  #checkLength(tokens: number): void {
+    if (tokens > this.shape.context)
+      throw new RootsError(
+        'ERR_CONTEXT',
+        `forward: ${tokens} tokens exceed the model's context of ${this.shape.context}`,
+      );
+    if (tokens === 0) throw new ShapeError('forward: inputIds is empty');
   }
 
   /** (B, 1, 1, Tk) bool from a 0/1 mask. */
@@ -136,7 +228,16 @@ export function attend(
   window = 0,
 ): Tensor {
   const stored = input.cache?.append(input.layer, k, v);
-  return attention(q, stored?.keys ?? k, stored?.values ?? v, {
+  const [keys, values] = [stored?.keys ?? k, stored?.values ?? v];
+  input.observe?.(input.layer, q, k, v);
+  const drop = input.dropout ?? 0;
+  if (input.attentions || drop > 0) {
+    const probabilities = attentionWeights(q, keys, input, scale, window);
+    // the block's tidy() ends before the forward does
+    if (input.attentions) input.attentions.push(untracked(() => probabilities.detach()));
+    if (drop > 0) return matmul(dropout(probabilities, drop), repeatHeads(values, q.shape[1]!));
+  }
+  return attention(q, keys, values, {
     causal: true,
     scale,
     window,
@@ -145,19 +246,52 @@ export function attend(
   });
 }
 
+/** (B, Hkv, T, D) → (B, H, T, D): each key head serves its group. */
+function repeatHeads(x: Tensor, heads: number): Tensor {
+  const [b, h, t, d] = x.shape as [number, number, number, number];
+  if (h === heads) return x;
+  return reshape(expand(unsqueeze(x, 2), [b, h, heads / h, t, d]), [b, heads, t, d]);
+}
+
+/** softmax(q kᵀ scale + masks), (B, H, T, Tk): what the fused kernel never writes down. */
+function attentionWeights(
+  q: Tensor,
+  k: Tensor,
+  input: AttentionInput,
+  scale: number,
+  window: number,
+): Tensor {
+  const [b, h, t] = q.shape as [number, number, number, number];
+  const keys = k.shape[2]!;
+  const past = keys - t;
+  const starts = input.cache?.starts ? (input.cache.starts.dataSync() as BigInt64Array) : null;
+  const visible = new Uint8Array((starts ? b : 1) * t * keys);
+  for (let row = 0; row < (starts ? b : 1); row++)
+    for (let i = 0; i < t; i++)
+      for (let j = starts ? Number(starts[row]) : 0; j <= past + i; j++)
+        if (window === 0 || past + i - j < window) visible[(row * t + i) * keys + j] = 1;
+  return tidy(() => {
+    const seen = tensor(visible, { shape: [starts ? b : 1, 1, t, keys] });
+    const scores = mul(matmul(q, transpose(repeatHeads(k, h))), scale);
+    let masked = where(notEqual(seen, 0), scores, -Infinity);
+    if (input.mask)
+      masked =
+        input.mask.dtype === 'bool' ? where(input.mask, masked, -Infinity) : add(masked, input.mask);
+    return softmax(masked);
+  });
+}
+
 /** Mean cross-entropy of logits (B, T, V) against labels (B, T) one position later. */
 export function shiftedLoss(logits: Tensor, labels: Tensor): Tensor {
-  if (
-    labels.rank !== 2 ||
-    labels.shape[0] !== logits.shape[0] ||
-    labels.shape[1] !== logits.shape[1]
-  )
+  return tidy(() => crossEntropy(logits, shifted(labels, logits.shape), { ignoreIndex: -100 }));
+}
+
+/** Labels moved one position to the left; the last position predicts nothing, which keeps logits whole and uncopied. */
+function shifted(labels: Tensor, shape: readonly number[]): Tensor {
+  if (labels.rank !== 2 || labels.shape[0] !== shape[0] || labels.shape[1] !== shape[1])
     throw new ShapeError(
-      `forward: labels must have the shape of inputIds, [${logits.shape[0]}, ${logits.shape[1]}], got ${format(labels.shape)}`,
+      `forward: labels must have the shape of inputIds, [${shape[0]}, ${shape[1]}], got ${format(labels.shape)}`,
     );
-  return tidy(() => {
-    // the last position predicts nothing: label -100 there keeps the logits whole and uncopied
-    const nothing = full([labels.shape[0]!, 1], -100, { dtype: labels.dtype });
-    return crossEntropy(logits, concat([slice(labels, 1, 1), nothing], 1), { ignoreIndex: -100 });
-  });
+  const nothing = full([labels.shape[0]!, 1], -100, { dtype: labels.dtype });
+  return concat([slice(labels, 1, 1), nothing], 1);
 }

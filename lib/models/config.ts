@@ -46,6 +46,15 @@ export class ConfigReader {
     return value;
   }
 
+  /** A number in [0, 1). */
+  probability(key: string, fallback: number): number {
+    const value = this.raw(key);
+    if (value === undefined || value === null) return fallback;
+    if (typeof value !== 'number' || !(value >= 0 && value < 1))
+      this.#fail(key, 'a number from 0 up to, but not including, 1');
+    return value;
+  }
+
   bool(key: string, fallback: boolean): boolean {
     const value = this.raw(key);
     if (value === undefined || value === null) return fallback;

@@ -5,6 +5,7 @@ import type { Embedding } from '../nn/embedding.js';
 import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import { LayerNorm } from '../nn/norm.js';
+import { dropout } from '../ops/dropout.js';
 import { add } from '../ops/elementwise.js';
 import { embedding } from '../ops/index_select.js';
 import type { Activation } from '../ops/matmul.js';
@@ -17,7 +18,7 @@ import { ones, zeros } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { CausalLM, attend } from './causal_lm.js';
-import type { AttentionInput, Block, ForwardInput, Shape } from './causal_lm.js';
+import type { AttentionInput, Block, Collect, ForwardInput, Shape } from './causal_lm.js';
 import { ConfigReader } from './config.js';
 import { Weights } from './weights.js';
 
@@ -28,6 +29,14 @@ interface GPT2Config {
   scaleWeights: boolean;
   scaleByLayer: boolean;
   tied: boolean;
+  dropout: Dropouts;
+}
+
+/** Probabilities of dropping, in training: after the embeddings, of attention weights, at the end of each branch. */
+interface Dropouts {
+  embedding: number;
+  attention: number;
+  residual: number;
 }
 
 function readConfig(json: JsonObject): GPT2Config {
@@ -51,6 +60,11 @@ function readConfig(json: JsonObject): GPT2Config {
     scaleWeights: c.bool('scale_attn_weights', true),
     scaleByLayer: c.bool('scale_attn_by_inverse_layer_idx', false),
     tied: c.bool('tie_word_embeddings', true),
+    dropout: {
+      embedding: c.probability('embd_pdrop', 0.1),
+      attention: c.probability('attn_pdrop', 0.1),
+      residual: c.probability('resid_pdrop', 0.1),
+    },
   };
 }
 
@@ -58,6 +72,7 @@ class GPT2Block extends Module implements Block {
   readonly #heads: number;
   readonly #scale: number;
   readonly #activation: Activation;
+  readonly #dropout: Dropouts;
   readonly ln1: LayerNorm;
   readonly cAttn: Linear;
   readonly attentionOutput: Linear;
@@ -77,8 +92,10 @@ class GPT2Block extends Module implements Block {
     heads: number,
     scale: number,
     activation: Activation,
+    drop: Dropouts,
   ) {
     super();
+    this.#dropout = drop;
     this.#heads = heads;
     this.#scale = scale;
     this.#activation = activation;
@@ -111,12 +128,17 @@ class GPT2Block extends Module implements Block {
       const [q, k, v] = split(qkv, [c, c, c], 2).map((part) =>
         permute(reshape(part, [b, t, this.#heads, d]), [0, 2, 1, 3]),
       ) as [Tensor, Tensor, Tensor];
-      const mixed = attend(q, k, v, input, this.#scale); // (B, H, T, D)
+      const drop = this.training ? this.#dropout.attention : 0;
+      const mixed = attend(q, k, v, { ...input, dropout: drop }, this.#scale); // (B, H, T, D)
       const joined = reshape(contiguous(permute(mixed, [0, 2, 1, 3])), [b, t, c]);
-      const middle = add(x, this.attentionOutput.forward(joined));
+      const middle = add(x, this.#branch(this.attentionOutput.forward(joined)));
       const neurons = this.cFc.forward(this.ln2.forward(middle), this.#activation);
-      return add(middle, this.ffnOutput.forward(neurons));
+      return add(middle, this.#branch(this.ffnOutput.forward(neurons)));
     });
+  }
+
+  #branch(x: Tensor): Tensor {
+    return this.training && this.#dropout.residual > 0 ? dropout(x, this.#dropout.residual) : x;
   }
 
   share(): GPT2Block {
@@ -132,6 +154,7 @@ class GPT2Block extends Module implements Block {
       this.#heads,
       this.#scale,
       this.#activation,
+      this.#dropout,
     );
   }
 }
@@ -153,11 +176,14 @@ export class GPT2LMHeadModel extends CausalLM {
   readonly head: Linear | null;
   readonly #wpe: Tensor;
   readonly #lnF: LayerNorm;
+  readonly #dropout: Dropouts;
 
   private constructor(config: JsonObject, parts: GPT2Parts) {
     super();
     this.#config = config;
-    this.#shape = readConfig(config).shape;
+    const read = readConfig(config);
+    this.#shape = read.shape;
+    this.#dropout = read.dropout;
     this.tokenEmbedding = this.register('transformer.wte', parts.wte);
     this.#wpe = this.register('transformer.wpe.weight', parts.wpe);
     this.blocks = parts.blocks.map((block, i) => this.register(`transformer.h.${i}`, block));
@@ -193,6 +219,7 @@ export class GPT2LMHeadModel extends CausalLM {
         heads,
         scale,
         config.activation,
+        config.dropout,
       );
     });
     return new GPT2LMHeadModel(json, {
@@ -250,7 +277,7 @@ export class GPT2LMHeadModel extends CausalLM {
     };
   }
 
-  protected override hidden(input: ForwardInput, mask: Tensor | null): Tensor {
+  protected override hidden(input: ForwardInput, mask: Tensor | null, collect: Collect): Tensor {
     const [, t] = input.inputIds.shape as [number, number];
     const past = input.cache?.length ?? 0;
     const cache = input.cache ?? null;
@@ -258,7 +285,15 @@ export class GPT2LMHeadModel extends CausalLM {
       ? embedding(input.positionIds, this.#wpe)
       : slice(this.#wpe, 0, past, past + t);
     let x = add(this.tokenEmbedding.forward(input.inputIds), positions); // (B, T, C)
-    this.blocks.forEach((block, layer) => (x = block.forward(x, { cache, layer, mask })));
+    if (this.training && this.#dropout.embedding > 0) x = dropout(x, this.#dropout.embedding);
+    const { observeAttention: observe } = input;
+    this.blocks.forEach((block, layer) => {
+      collect.states?.push(x);
+      const attending = { cache, layer, observe, attentions: collect.attentions };
+      x = this.runBlock(block, x, { mask }, (y, held) =>
+        block.forward(y, { ...attending, mask: held.mask }),
+      );
+    });
     return this.#lnF.forward(x);
   }
 

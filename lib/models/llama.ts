@@ -14,12 +14,15 @@ import { rope } from '../ops/rope.js';
 import { permute, reshape, slice } from '../ops/view.js';
 import { contiguous } from '../ops/cast.js';
 import { ConfigError } from '../tensor/errors.js';
+import { ones, zeros } from '../tensor/create.js';
+import { randn } from '../tensor/random.js';
+import type { Generator } from '../tensor/random.js';
 import { untracked, tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { CausalLM, attend } from './causal_lm.js';
-import type { AttentionInput, Block, ForwardInput, Shape } from './causal_lm.js';
+import type { AttentionInput, Block, Collect, ForwardInput, Shape } from './causal_lm.js';
 import { ConfigReader } from './config.js';
-import type { Weights } from './weights.js';
+import { Weights } from './weights.js';
 
 interface LlamaConfig {
   shape: Shape;
@@ -271,6 +274,40 @@ export class LlamaForCausalLM extends CausalLM {
     });
   }
 
+  /** Random weights: normal(0, initializer_range), norms 1, biases 0, as the reference initialises them. */
+  static create(json: JsonObject, generator: Generator): LlamaForCausalLM {
+    const config = readConfig(json);
+    const { hidden: c, ffn, heads, kvHeads, headDim: d, vocab, layers } = config.shape;
+    const std = new ConfigReader(json, 'llama').float('initializer_range', 0.02);
+    const tensors = new Map<string, Tensor>();
+    const normal = (name: string, shape: number[]): void =>
+      void tensors.set(`${name}.weight`, randn(shape, { std, generator }));
+    const one = (name: string): void => void tensors.set(`${name}.weight`, ones([c]));
+    const bias = (name: string, n: number, wanted: boolean): void =>
+      void (wanted && tensors.set(`${name}.bias`, zeros([n])));
+    normal('model.embed_tokens', [vocab, c]);
+    for (let i = 0; i < layers; i++) {
+      const p = `model.layers.${i}`;
+      one(`${p}.input_layernorm`);
+      one(`${p}.post_attention_layernorm`);
+      for (const [name, n, k, wanted] of [
+        ['self_attn.q_proj', heads * d, c, config.bias.qkv],
+        ['self_attn.k_proj', kvHeads * d, c, config.bias.qkv],
+        ['self_attn.v_proj', kvHeads * d, c, config.bias.qkv],
+        ['self_attn.o_proj', c, heads * d, config.bias.output],
+        ['mlp.gate_proj', ffn, c, config.bias.mlp],
+        ['mlp.up_proj', ffn, c, config.bias.mlp],
+        ['mlp.down_proj', c, ffn, config.bias.mlp],
+      ] as const) {
+        normal(`${p}.${name}`, [n, k]);
+        bias(`${p}.${name}`, n, wanted);
+      }
+    }
+    one('model.norm');
+    if (!config.tied) normal('lm_head', [vocab, c]);
+    return LlamaForCausalLM.fromWeights(json, new Weights(tensors));
+  }
+
   /** config.json for the present shape; `exportRules` in compress/ decides the family name. */
   get config(): JsonObject {
     const { layers, ffn, heads, kvHeads, headDim } = this.shape;
@@ -312,7 +349,7 @@ export class LlamaForCausalLM extends CausalLM {
     return this.#tables;
   }
 
-  protected override hidden(input: ForwardInput, mask: Tensor | null): Tensor {
+  protected override hidden(input: ForwardInput, mask: Tensor | null, collect: Collect): Tensor {
     const [, t] = input.inputIds.shape as [number, number];
     const past = input.cache?.length ?? 0;
     const cache = input.cache ?? null;
@@ -321,7 +358,14 @@ export class LlamaForCausalLM extends CausalLM {
       input.positionIds ? embedding(input.positionIds, table) : slice(table, 0, past, past + t);
     const angles = { cos: at(tables.cos), sin: at(tables.sin) };
     let x = this.tokenEmbedding.forward(input.inputIds); // (B, T, C)
-    this.blocks.forEach((block, layer) => (x = block.forward(x, angles, { cache, layer, mask })));
+    const { observeAttention: observe } = input;
+    this.blocks.forEach((block, layer) => {
+      collect.states?.push(x);
+      const attending = { cache, layer, observe, attentions: collect.attentions };
+      x = this.runBlock(block, x, { mask, ...angles }, (y, held) =>
+        block.forward(y, { cos: held.cos!, sin: held.sin! }, { ...attending, mask: held.mask }),
+      );
+    });
     return this.#norm.forward(x);
   }
 

@@ -48,6 +48,8 @@ export interface NativeAddon {
   readSafetensors(file: unknown, begin: number, end: number, storage: unknown): Promise<void>;
   validateJson(bytes: Uint8Array, maxDepth: number): null | [error: string, position: number];
   fsyncPath(path: string): Promise<void>;
+  /** A descriptor holding an exclusive lock, or null when somebody else holds it. */
+  lockFile(path: string): number | null;
 }
 
 /** The native part of the package could not be loaded. */

@@ -1,10 +1,29 @@
 // Module: named parts (parameters and submodules). Names are those of the checkpoint, dots included, so that a state
 // dict needs no translation.
-import { RootsError } from '../tensor/errors.js';
+import * as kernels from '../native/kernels.gen.js';
+import { RootsError, ShapeError } from '../tensor/errors.js';
+import { format, sameShape } from '../tensor/shape.js';
 import { Tensor } from '../tensor/tensor.js';
 
 export abstract class Module {
   readonly #parts = new Map<string, Tensor | Module>();
+  #training = false;
+
+  /** Whether dropout is active. Off until `train()` is called. */
+  get training(): boolean {
+    return this.#training;
+  }
+
+  /** Switches this module and everything in it to training, or back. */
+  train(mode = true): this {
+    this.#training = mode;
+    for (const part of this.#parts.values()) if (part instanceof Module) part.train(mode);
+    return this;
+  }
+
+  eval(): this {
+    return this.train(false);
+  }
 
   /** Registers a part under its checkpoint name and returns it. */
   protected register<T extends Tensor | Module>(name: string, part: T): T {
@@ -54,6 +73,52 @@ export abstract class Module {
     let total = 0;
     for (const [, p] of this.namedParameters()) total += p.size;
     return total;
+  }
+
+  /** Every parameter by name; the tensors are the module's own, not copies. A tied parameter has one name. */
+  stateDict(): Map<string, Tensor> {
+    return new Map(this.namedParameters());
+  }
+
+  /**
+   * Copies values into the parameters, by name. With `strict` (the default) names must match exactly; shapes always must.
+   * Returns the names that were missing and those that were not used.
+   */
+  loadStateDict(
+    values: ReadonlyMap<string, Tensor>,
+    options: { strict?: boolean } = {},
+  ): { missing: string[]; unexpected: string[] } {
+    const own = this.stateDict();
+    const missing = [...own.keys()].filter((n) => !values.has(n));
+    const unexpected = [...values.keys()].filter((n) => !own.has(n));
+    if ((options.strict ?? true) && missing.length + unexpected.length > 0)
+      throw new RootsError(
+        'ERR_MODULE',
+        `loadStateDict: missing ${missing.slice(0, 3).join(', ') || 'nothing'}, unexpected ${unexpected.slice(0, 3).join(', ') || 'nothing'}; pass { strict: false } to load what matches`,
+      );
+    for (const [name, parameter] of own) {
+      const value = values.get(name);
+      if (value && !sameShape(value.shape, parameter.shape))
+        throw new ShapeError(
+          `loadStateDict: ${name} has shape ${format(parameter.shape)}, got ${format(value.shape)}`,
+        );
+    }
+    for (const [name, parameter] of own) {
+      const value = values.get(name);
+      if (value) kernels.copy(value, parameter);
+    }
+    return { missing, unexpected };
+  }
+
+  /** Excludes parameters whose name contains one of these parts (all by default) from training. Returns how many. */
+  freeze(...parts: string[]): number {
+    let count = 0;
+    for (const [name, p] of this.namedParameters()) {
+      if (parts.length > 0 && !parts.some((part) => name.includes(part))) continue;
+      p.setRequiresGrad(false);
+      count++;
+    }
+    return count;
   }
 
   /** Marks all floating-point parameters as wanting gradients, or not. */

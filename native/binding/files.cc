@@ -2,6 +2,7 @@
 // regular file, and is read by its descriptor. Reading runs on a worker thread and returns a promise.
 #include <fcntl.h>
 #include <napi.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -264,6 +265,24 @@ Napi::Value fsync_path(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+// lockFile(path): a descriptor that holds an exclusive lock until it is closed or the process ends, however
+// it ends; null when another process (or this one) holds it.
+Napi::Value lock_file(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::string path = info.Length() > 0 ? info[0].ToString().Utf8Value() : "";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+  if (fd < 0) {
+    Napi::Error error = Napi::Error::New(env, path + ": " + strerror(errno));
+    error.Set("code", Napi::String::New(env, "ERR_FILE_ACCESS"));
+    throw error;
+  }
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    close(fd);
+    return env.Null();
+  }
+  return Napi::Number::New(env, fd);
+}
+
 }  // namespace
 
 void register_files(Napi::Env env, Napi::Object exports) {
@@ -271,6 +290,7 @@ void register_files(Napi::Env env, Napi::Object exports) {
   exports.Set("readSafetensors", Napi::Function::New(env, read_file, "readSafetensors"));
   exports.Set("validateJson", Napi::Function::New(env, validate, "validateJson"));
   exports.Set("fsyncPath", Napi::Function::New(env, fsync_path, "fsyncPath"));
+  exports.Set("lockFile", Napi::Function::New(env, lock_file, "lockFile"));
 }
 
 }  // namespace roots
