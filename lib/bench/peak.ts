@@ -33,6 +33,17 @@ export async function bestMs(fn: () => void, runs: number): Promise<number> {
   return best;
 }
 
+/** float32 multiply-adds on registers alone, counted as two, in 10⁹ per second. Takes about a tenth of a second. */
+export async function measureFmaPeak(): Promise<number> {
+  const chunks = 8 * getThreads();
+  const width = vectorBytes[devices()[0]!.isa] ?? 16;
+  const out = empty([chunks], 'float64');
+  const iterations = 100_000;
+  const ms = await bestMs(() => kernels.probe_fma(out, 0, iterations), 8);
+  out.dispose();
+  return (chunks * iterations * 12 * 2 * (width / 4)) / (ms * 1e6);
+}
+
 /** Register-only multiply-adds (about 0.2 s each) and a pass over 256 MB. */
 export async function measurePeak(): Promise<Peak> {
   const threads = getThreads();

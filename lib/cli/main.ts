@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // The command line: finds the command, checks its arguments, runs it, and turns errors into one line and an exit code.
-//   0 done, 1 failed, 2 called wrongly, 130 interrupted
+//   0 done, 1 failed, 2 called wrongly, 75 interrupted with a checkpoint to resume from, 130 interrupted
 import { parseArgs } from 'node:util';
 import { UsageError } from './command.js';
 import type { Command } from './command.js';
@@ -10,6 +10,8 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   info: () => import('./commands/info.js'),
   generate: () => import('./commands/generate.js'),
   eval: () => import('./commands/eval.js'),
+  train: () => import('./commands/train.js'),
+  finetune: () => import('./commands/finetune.js'),
   compress: () => import('./commands/compress.js'),
   bench: () => import('./commands/bench.js'),
   measure: () => import('./commands/measure.js'),
@@ -82,4 +84,7 @@ main(process.argv.slice(2)).catch((error: unknown) => {
   process.exitCode = error instanceof UsageError ? 2 : 1;
 });
 
-process.on('SIGINT', () => process.exit(130));
+// a training run has a handler of its own, which saves first
+process.on('SIGINT', () => {
+  if (process.listenerCount('SIGINT') === 1) process.exit(130);
+});

@@ -11,6 +11,7 @@ import type { JsonObject } from '../io/json.js';
 import { LanguageModel } from '../language_model.js';
 import type { CausalLM } from '../models/causal_lm.js';
 import { writeModel } from '../models/registry.js';
+import { flopsPerToken, parameterCount } from '../models/size.js';
 import { devices, getThreads } from '../native/device.js';
 import type { Int8Scheme } from '../nn/linear.js';
 import * as check from '../ops/check.js';
@@ -20,10 +21,8 @@ import { FileError, OptionError } from '../tensor/errors.js';
 import { exportConfig, ruleFor } from './export_rules.js';
 import {
   defaultMeasureMs,
-  flopsPerToken,
   folderBytes,
   measureFolders,
-  parameterCount,
 } from './measure.js';
 import type { Measurement } from './measure.js';
 import { pruneMagnitude } from './prune/magnitude.js';

@@ -10,6 +10,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import type { CausalLM } from './causal_lm.js';
 import { GPT2LMHeadModel } from './gpt2.js';
 import { LlamaForCausalLM } from './llama.js';
+import { LstmForCausalLM } from './lstm.js';
 import { int8Tensors, readQuantization } from './quantized_layout.js';
 import { Weights } from './weights.js';
 
@@ -23,6 +24,7 @@ const architectures: Record<string, Family> = {
   GPT2LMHeadModel: { fromWeights: GPT2LMHeadModel.fromWeights, prefix: 'transformer.' },
   LlamaForCausalLM: { fromWeights: LlamaForCausalLM.fromWeights, prefix: 'model.' },
   MistralForCausalLM: { fromWeights: LlamaForCausalLM.fromWeights, prefix: 'model.' },
+  LstmForCausalLM: { fromWeights: LstmForCausalLM.fromWeights, prefix: '' },
   Qwen2ForCausalLM: { fromWeights: LlamaForCausalLM.fromWeights, prefix: 'model.' },
 };
 const byModelType: Record<string, string> = {
@@ -30,6 +32,7 @@ const byModelType: Record<string, string> = {
   llama: 'LlamaForCausalLM',
   mistral: 'MistralForCausalLM',
   qwen2: 'Qwen2ForCausalLM',
+  roots_lstm: 'LstmForCausalLM',
 };
 
 /** The architecture name in a config.json, by `architectures` or, without it, `model_type`. */

@@ -4,6 +4,7 @@ import { empty } from '../tensor/create.js';
 import { untracked } from '../tensor/scope.js';
 import { RootsError } from '../tensor/errors.js';
 import type { Tensor } from '../tensor/tensor.js';
+import type { RecurrentState } from './recurrent.js';
 
 interface Layer {
   keys: Tensor;
@@ -17,9 +18,26 @@ export class KVCache {
   #length = 0;
   /** (B) int64: where each row's text begins, for left-padded batches; null when all begin at 0. */
   starts: Tensor | null = null;
+  #recurrent: RecurrentState | null = null;
 
   constructor(maxLength: number) {
     this.maxLength = maxLength;
+  }
+
+  /** What recurrent layers carry from token to token, instead of keys and values. */
+  get recurrent(): RecurrentState | null {
+    return this.#recurrent;
+  }
+
+  /** Keeps copies that outlive the forward they came from. */
+  setRecurrent(state: RecurrentState): void {
+    const old = this.#recurrent;
+    this.#recurrent = untracked(() => ({
+      h: state.h.detach(),
+      ...(state.c && { c: state.c.detach() }),
+    }));
+    old?.h.dispose();
+    old?.c?.dispose();
   }
 
   /** Tokens stored so far. */
@@ -87,6 +105,9 @@ export class KVCache {
       values.dispose();
     }
     this.#layers.clear();
+    this.#recurrent?.h.dispose();
+    this.#recurrent?.c?.dispose();
+    this.#recurrent = null;
     this.starts?.dispose();
     this.starts = null;
     this.#length = 0;

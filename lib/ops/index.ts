@@ -9,6 +9,7 @@ export * from './linear_cross_entropy.js';
 export * from './losses.js';
 export * from './matmul.js';
 export * from './matmul_i8.js';
+export * from './recurrent.js';
 export * from './reduce.js';
 export * from './rms_norm.js';
 export * from './rope.js';

@@ -53,3 +53,10 @@ export class ConfigError extends RootsError {
     super('ERR_CONFIG', message);
   }
 }
+
+/** Training data or labels that cannot be used. */
+export class DataError extends RootsError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_DATA', message, options);
+  }
+}

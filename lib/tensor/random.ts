@@ -48,6 +48,12 @@ export function manualSeed(seed: number): void {
   shared = new Generator(seed);
 }
 
+/** Continues the process-wide stream where a saved run left it. */
+export function restoreGenerator(seed: number, position: number): void {
+  shared = new Generator(seed);
+  shared.position = position;
+}
+
 export function defaultGenerator(): Generator {
   return shared;
 }

@@ -227,6 +227,7 @@ export class Tokenizer {
   readonly #joinWords: boolean;
   readonly #cleanUp: boolean;
   readonly #specialIds: ReadonlySet<number>;
+  readonly #splitsAtLines: boolean;
   /** The files it came from, to be written beside a saved model. */
   readonly files: ReadonlyMap<string, Uint8Array>;
   readonly bosTokenId: number | null;
@@ -244,6 +245,11 @@ export class Tokenizer {
         .filter((t) => t['special'] === true)
         .map((t) => t['id'] as number),
     );
+    const splitter = isObject(file['pre_tokenizer']) ? file['pre_tokenizer'] : {};
+    this.#splitsAtLines =
+      splitter['type'] === 'ByteLevel' &&
+      splitter['add_prefix_space'] !== true &&
+      (file['normalizer'] ?? null) === null;
     this.#library = new Library(supported(file), config);
     this.files = files;
     const special = (key: string): string | null => {
@@ -292,6 +298,11 @@ export class Tokenizer {
         { cause: error },
       );
     }
+  }
+
+  /** Whether a text may be cut after a line whose last and next characters are no spaces, and encoded in parts. */
+  get splitsAtLines(): boolean {
+    return this.#splitsAtLines;
   }
 
   /** One more than the largest id. */

@@ -1,5 +1,6 @@
 // roots info DIR
-import { folderBytes, parameterCount } from '../../compress/measure.js';
+import { folderBytes } from '../../compress/measure.js';
+import { parameterCount } from '../../models/size.js';
 import { architectureOf, loadModel } from '../../models/registry.js';
 import { dtypeOfFile, openModelWeights } from '../../io/safetensors.js';
 import { printJson } from '../command.js';
