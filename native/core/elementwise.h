@@ -17,8 +17,8 @@ struct helpers {
   ROOTS_FORMULA sigmoid(V x) {
     const V e = exp(-abs(x));
     const V one(1);
-    const V small = e / (one + e), large = one / (one + e);
-    return pick(x < V(0), small, large, x);
+    const V large = one / (one + e);
+    return pick(x < V(0), e * large, large, x);
   }
 
   // tanh x = 1 - 2 / (e^2x + 1); near 0, where that cancels, the odd Taylor polynomial.

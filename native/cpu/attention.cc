@@ -16,7 +16,12 @@ namespace {
 
 constexpr Status kOutOfMemory = "out of memory";
 constexpr int64_t kLeastWork = int64_t{1} << 17;  // multiply-adds per chunk
-constexpr int64_t kQueries = 64;                  // per chunk: S of 64 x 4096 floats is 1 MiB
+constexpr int64_t kMaxQueries = 64;               // per chunk: S of 64 x 4096 floats is 1 MiB
+
+// Queries per block: fewer where that spares much of a causal triangle.
+ROOTS_INLINE int64_t queries_per_block(int64_t queries) {
+  return queries <= 128 ? kMaxQueries / 2 : kMaxQueries;
+}
 
 struct Problem {
   int64_t B, H, Hkv, Tq, Tk, D, Dv;
@@ -126,20 +131,21 @@ template <class T>
 Status forward(const Context& context, const Problem& p, const Tensor& q, const Tensor& k, const Tensor& v,
                const OptionalTensor& mask, const Tensor& out, const Tensor& lse) {
   using V = Vec<T>;
-  const int64_t blocks = ceil_div(p.Tq, kQueries), group = p.H / p.Hkv, ld = leading(p.Tk);
+  const int64_t block_rows = queries_per_block(p.Tq), blocks = ceil_div(p.Tq, block_rows),
+                group = p.H / p.Hkv, ld = leading(p.Tk);
   Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
   CHECK(failure != nullptr, "out of memory");
   *failure = nullptr;
   const int64_t items = p.B * p.H * blocks;
   // Decoding has one query per head: several heads per chunk, or waking a thread would cost more than it
   // saves.
-  const int64_t work = (p.Tq < kQueries ? p.Tq : kQueries) * p.Tk * (p.D + p.Dv) + 1;
+  const int64_t work = (p.Tq < block_rows ? p.Tq : block_rows) * p.Tk * (p.D + p.Dv) + 1;
   const int64_t per_chunk = work >= kLeastWork ? 1 : kLeastWork / work;
   auto one = [&](int64_t item) {
     // longest rows first, so that the last chunks are short
     const int64_t block = blocks - 1 - item / (p.B * p.H), bh = item % (p.B * p.H);
-    const int64_t b = bh / p.H, h = bh % p.H, i0 = block * kQueries;
-    const int64_t rows = p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries;
+    const int64_t b = bh / p.H, h = bh % p.H, i0 = block * block_rows;
+    const int64_t rows = p.Tq - i0 < block_rows ? p.Tq - i0 : block_rows;
     T* s = static_cast<T*>(context.scratch(context.host, 2, static_cast<size_t>(rows * ld) * sizeof(T)));
     if (!s) {
       __atomic_store_n(failure, kOutOfMemory, __ATOMIC_RELAXED);
@@ -149,7 +155,7 @@ Status forward(const Context& context, const Problem& p, const Tensor& q, const 
     key_range(p, b, i0, rows, &j0, &j1);
     const int64_t n = j1 - j0;
     Status status = n > 0 ? scores<T>(context, p, q, k, mask, b, h, i0, rows, j0, j1, s, ld) : nullptr;
-    T inverse[kQueries];
+    T inverse[kMaxQueries];
     for (int64_t r = 0; r < rows; ++r) {
       T* row = s + r * ld;
       V best(T(-__builtin_inf()));
@@ -194,17 +200,13 @@ Status forward(const Context& context, const Problem& p, const Tensor& q, const 
   return *failure;
 }
 
-// C += A B on the calling thread, through a buffer: gemm writes, it does not add.
+// C += A B on the calling thread.
 template <class T>
 Status gemm_add(const Context& context, int64_t M, int64_t N, int64_t K, const Matrix<T>& a,
                 const Matrix<T>& b, T* c, int64_t ldc) {
-  T* product = static_cast<T*>(context.scratch(context.host, 4, static_cast<size_t>(M * N) * sizeof(T)));
-  CHECK(product != nullptr, "out of memory");
-  const Status status = gemm<T, true>(context, M, N, K, a, b, product, N);
-  if (status) return status;
-  for (int64_t i = 0; i < M; ++i)
-    for (int64_t j = 0; j < N; ++j) c[i * ldc + j] += product[i * N + j];
-  return nullptr;
+  Epilogue<T> epilogue;
+  epilogue.accumulate = true;
+  return gemm<T, true>(context, M, N, K, a, b, c, ldc, epilogue);
 }
 
 // One chunk per (batch, key head): dk and dv have one writer, so no atomics and a fixed order.
@@ -214,7 +216,7 @@ Status backward(const Context& context, const Problem& p, const Tensor& dout, co
                 const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv,
                 const OptionalTensor& dmask) {
   using V = Vec<T>;
-  const int64_t group = p.H / p.Hkv, ld = leading(p.Tk);
+  const int64_t block_rows = queries_per_block(p.Tq), group = p.H / p.Hkv, ld = leading(p.Tk);
   Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
   CHECK(failure != nullptr, "out of memory");
   *failure = nullptr;
@@ -224,16 +226,18 @@ Status backward(const Context& context, const Problem& p, const Tensor& dout, co
       for (int64_t d = 0; d < p.D; ++d) head<T>(dk, b, g, j)[d] = T(0);
       for (int64_t d = 0; d < p.Dv; ++d) head<T>(dv, b, g, j)[d] = T(0);
     }
-    T* s = static_cast<T*>(context.scratch(context.host, 2, static_cast<size_t>(kQueries * ld) * sizeof(T)));
-    T* ds = static_cast<T*>(context.scratch(context.host, 3, static_cast<size_t>(kQueries * ld) * sizeof(T)));
+    T* s =
+        static_cast<T*>(context.scratch(context.host, 2, static_cast<size_t>(block_rows * ld) * sizeof(T)));
+    T* ds =
+        static_cast<T*>(context.scratch(context.host, 3, static_cast<size_t>(block_rows * ld) * sizeof(T)));
     if (!s || !ds) {
       __atomic_store_n(failure, kOutOfMemory, __ATOMIC_RELAXED);
       return;
     }
     Status status = nullptr;
     for (int64_t h = g * group; h < (g + 1) * group && !status; ++h) {
-      for (int64_t i0 = 0; i0 < p.Tq && !status; i0 += kQueries) {
-        const int64_t rows = p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries;
+      for (int64_t i0 = 0; i0 < p.Tq && !status; i0 += block_rows) {
+        const int64_t rows = p.Tq - i0 < block_rows ? p.Tq - i0 : block_rows;
         int64_t j0, j1;
         key_range(p, b, i0, rows, &j0, &j1);
         const int64_t n = j1 - j0;
@@ -260,9 +264,12 @@ Status backward(const Context& context, const Problem& p, const Tensor& dout, co
         for (int64_t r = 0; r < rows; ++r) {
           const T* o = head<T>(out, b, h, i0 + r);
           const T* d_o = head<T>(dout, b, h, i0 + r);
-          T delta = T(0);
-          for (int64_t d = 0; d < p.Dv; ++d) delta += o[d] * d_o[d];
-          const V shift(delta);
+          V products;
+          for (int64_t d = 0; d < p.Dv; d += V::kWidth) {
+            const int64_t m = p.Dv - d < V::kWidth ? p.Dv - d : V::kWidth;
+            products = fma(V::load_partial(o + d, m), V::load_partial(d_o + d, m), products);
+          }
+          const V shift(horizontal_sum(products));
           T* row = ds + r * ld;
           for (int64_t j = 0; j < n; j += V::kWidth) {
             const int64_t m = n - j < V::kWidth ? n - j : V::kWidth;

@@ -42,10 +42,26 @@ ROOTS_INLINE Status map(const Context& context, const Tensor* const (&views)[N],
   const Walk<N> walk(views);
   T* pointers[N];
   for (int k = 0; k < N; ++k) pointers[k] = data<T>(*views[k]);
+  bool dense = true;
+  for (int k = 0; k < N; ++k) dense = dense && walk.inner_stride(k) == 1;
   context.parallel_for(walk.chunks, [&](int64_t chunk) {
     walk.run(chunk, [&](const int64_t(&offsets)[N], int64_t n) {
       constexpr int64_t kWidth = Vec<T>::kWidth;
-      for (int64_t i = 0; i < n; i += kWidth) {
+      int64_t i = 0;
+      // the common case gets a loop without decisions in it, three times as fast; float alone, for the sake
+      // of compile time
+      if constexpr (sizeof(T) == 4 && static_cast<T>(0.5) != 0) {
+        if (dense) {
+          T* p[N];
+          for (int k = 0; k < N; ++k) p[k] = pointers[k] + offsets[k];
+          for (; i + kWidth <= n; i += kWidth) {
+            Vec<T> in[N];
+            for (int k = 1; k < N; ++k) in[k] = Vec<T>::load(p[k] + i);
+            f(in).store(p[0] + i);
+          }
+        }
+      }
+      for (; i < n; i += kWidth) {
         const int64_t m = n - i < kWidth ? n - i : kWidth;
         Vec<T> in[N];
         for (int k = 1; k < N; ++k) in[k] = load_row(pointers[k] + offsets[k], walk.inner_stride(k), i, m);

@@ -226,7 +226,7 @@ template <class T>
 ROOTS_INLINE Vec<T> exp(Vec<T> x) {
   using C = ExpConstants<T>;
   using V = Vec<T>;
-  using Mask = typename V::Mask;
+  using Mask [[maybe_unused]] = typename V::Mask;
   x = select<T>(x > V(C::kHigh), V(C::kHigh), x);
   x = select<T>(x < V(C::kLow), V(C::kLow), x);
   const V shifted = fma(x, V(T(1.44269504088896340736)), V(C::kMagic));
@@ -252,12 +252,20 @@ ROOTS_INLINE Vec<T> exp(Vec<T> x) {
   p = fma(p, r, V(T(0.5)));
   p = fma(p, r, V(T(1)));
   p = fma(p, r, V(T(1)));
+#if defined(__AVX512F__)
+  // one instruction for p 2^n, denormal results included
+  if constexpr (sizeof(T) == 4)
+    return V((typename V::Raw)_mm512_scalef_ps((__m512)p.v, (__m512)n.v));
+  else
+    return V((typename V::Raw)_mm512_scalef_pd((__m512d)p.v, (__m512d)n.v));
+#else
   const V magic(C::kMagic);
   const Mask exponent = (Mask)shifted.v - (Mask)magic.v;
   const Mask half = exponent >> 1;
   const Mask first = (half + C::kBias) << C::kMantissa;
   const Mask second = (exponent - half + C::kBias) << C::kMantissa;
   return V(p.v * (typename V::Raw)first * (typename V::Raw)second);
+#endif
 }
 
 // ln x = e ln 2 + 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).

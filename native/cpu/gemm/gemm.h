@@ -305,10 +305,18 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             }
           }
         });
-        // Multiply. Short matrices take fewer row tiles per chunk, so that both threads find work.
-        const int64_t row_group = m_panels < kChunkRowTiles ? m_panels : kChunkRowTiles;
-        const int64_t column_group = kChunkColumnTiles * kChunkRowTiles / row_group;
-        const int64_t columns_per_chunk = n_panels < column_group ? ceil_div(n_panels, 2) : column_group;
+        // Multiply. Sixteen chunks and more where each is still worth waking a thread for: with fewer, one
+        // thread waits for the other's last chunk.
+        const int64_t tile_flops = int64_t{2} * kTileRows * kColumns * depth;
+        const int64_t least = ceil_div(kLeastChunkFlops, tile_flops);
+        int64_t tiles = ceil_div(m_panels * n_panels, 16);
+        tiles = tiles < least ? least : tiles;
+        tiles = tiles < kChunkRowTiles * kChunkColumnTiles ? tiles : kChunkRowTiles * kChunkColumnTiles;
+        int64_t row_group = tiles / (n_panels < kChunkColumnTiles ? n_panels : kChunkColumnTiles);
+        row_group = row_group < 1 ? 1 : (row_group < kChunkRowTiles ? row_group : kChunkRowTiles);
+        row_group = row_group < m_panels ? row_group : m_panels;
+        int64_t columns_per_chunk = ceil_div(tiles, row_group);
+        columns_per_chunk = columns_per_chunk < n_panels ? columns_per_chunk : n_panels;
         const int64_t row_chunks = ceil_div(m_panels, row_group),
                       column_chunks = ceil_div(n_panels, columns_per_chunk);
         run(row_chunks * column_chunks, [&](int64_t chunk) {

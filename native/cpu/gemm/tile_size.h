@@ -28,8 +28,10 @@ constexpr int64_t kBlockK = 384;
 constexpr int64_t kBlockM = 2016;
 // Columns of B packed at once: 384 x 4096 x 4 = 6 MiB of float, inside L3 together with A.
 constexpr int64_t kBlockN = 4096;
-// One parallel chunk: 8 row tiles x 16 column tiles of C, 40-80 us at the FMA peak.
+// One parallel chunk: at most 8 row tiles x 16 column tiles of C, 40-80 us at the FMA peak,
 constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 16;
+// and at least this much arithmetic, 10-15 us.
+constexpr int64_t kLeastChunkFlops = 1500000;
 // Up to this many rows, B is read in place instead of being packed: packing would cost as much as the
 // product.
 constexpr int64_t kSkinnyRows = 4;
