@@ -25,6 +25,10 @@ import {
   measureFolders,
 } from './measure.js';
 import type { Measurement } from './measure.js';
+import { distillOptionNames } from './distill/objective.js';
+import type { DistillOptions } from './distill/objective.js';
+import { heal, selfGenerated } from './heal.js';
+import type { HealBudget } from './heal.js';
 import { pruneMagnitude } from './prune/magnitude.js';
 import { pruneFfn, pruneHeads, pruneLayers } from './prune/structured.js';
 import { quantize } from './quantize.js';
@@ -55,6 +59,14 @@ export interface CompressOptions {
   maxKld?: number;
   /** Calibration tokens used. Default 16384. */
   calibrationTokens?: number;
+  /** Distil the pruned model from the original for so long; the gate then judges pruning and healing together. */
+  heal?: HealBudget;
+  /** Text to heal on; the calibration text by default. 'self': text that the original generates. */
+  healText?: string;
+  /** Tokens of self-generated text. Default 65536. */
+  healTokens?: number;
+  /** What the student is taught besides logits. */
+  distill?: DistillOptions;
   seed?: number;
   overwrite?: boolean;
   /** Turns of the speed measurement. Default 3. */
@@ -74,6 +86,10 @@ const optionNames = [
   'sparsity',
   'maxKld',
   'calibrationTokens',
+  'heal',
+  'healText',
+  'healTokens',
+  'distill',
   'seed',
   'overwrite',
   'turns',
@@ -101,6 +117,16 @@ function checkOptions(options: CompressOptions, config: JsonObject): void {
     [prune.ffn, prune.heads, prune.layers, sparsity].some((r) => r !== undefined && r > 0) ||
     scheme !== undefined;
   if (!work) throw new OptionError('compress: nothing to do; give quantize, prune or sparsity');
+  const prunes = [prune.ffn, prune.heads, prune.layers].some((r) => r !== undefined && r > 0);
+  if (options.heal && !prunes)
+    throw new OptionError('compress: heal needs prune: it repairs what pruning has cost');
+  if (options.heal && sparsity)
+    throw new OptionError(
+      'compress: heal and sparsity cannot be combined: training would fill the zeros again',
+    );
+  if (!options.heal && (options.healText !== undefined || options.distill !== undefined))
+    throw new OptionError('compress: healText and distill need heal');
+  if (options.distill) check.knownOptions('compress: distill', options.distill, distillOptionNames);
   const rule = ruleFor(config);
   if ((prune.heads ?? 0) > 0 && !rule.heads)
     throw new OptionError(
@@ -122,6 +148,10 @@ function checkOptions(options: CompressOptions, config: JsonObject): void {
 
 interface Stage {
   name: string;
+  /** Judged together with the stage that heals it. */
+  provisional?: boolean;
+  /** Must not be further from the original than the stage before. */
+  mustImprove?: boolean;
   run: (model: CausalLM) => Promise<{ model: CausalLM; detail: string }>;
 }
 
@@ -181,18 +211,46 @@ async function compressLoaded(
   if (prune.layers)
     stages.push({
       name: `prune layers ${prune.layers}`,
+      provisional: options.heal !== undefined,
       run: (m) => pruneLayers(m, original.model, prune.layers!, pruneContext('prune layers')),
     });
   if (prune.heads)
     stages.push({
       name: `prune heads ${prune.heads}`,
+      provisional: options.heal !== undefined,
       run: async (m) =>
         changed(m, (copy) => pruneHeads(copy, prune.heads!, pruneContext('prune heads'))),
     });
   if (prune.ffn)
     stages.push({
       name: `prune ffn ${prune.ffn}`,
+      provisional: options.heal !== undefined,
       run: async (m) => changed(m, (copy) => pruneFfn(copy, prune.ffn!, pruneContext('prune ffn'))),
+    });
+  if (options.heal)
+    stages.push({
+      name: 'heal',
+      mustImprove: true,
+      run: async (m) => {
+        const healIds =
+          options.healText === undefined
+            ? original.tokenizer.encode(options.calibrationText)
+            : options.healText === 'self'
+              ? await selfGenerated(
+                  original.model,
+                  original.tokenizer.bosTokenId ?? original.eosTokenIds[0] ?? 0,
+                  options.healTokens ?? 65_536,
+                  { seed, onProgress: (done) => onProgress?.('generate healing text', done) },
+                )
+              : original.tokenizer.encode(options.healText);
+        return heal(original.model, m, {
+          budget: options.heal!,
+          ids: healIds,
+          seed,
+          ...options.distill,
+          onProgress: (done) => onProgress?.('heal', done),
+        });
+      },
     });
   if (options.sparsity)
     stages.push({
@@ -216,7 +274,11 @@ async function compressLoaded(
     onProgress: (done) => onProgress?.('evaluate original', done),
   });
   let current = original.model.share();
+  // what the gate returns to: the last model that passed it
+  let passed = current.share();
   const reports: StageReport[] = [];
+  let pending: StageReport[] = [];
+  let kldNow = 0;
   try {
     for (const stage of stages) {
       const start = performance.now();
@@ -225,23 +287,42 @@ async function compressLoaded(
         onProgress: (done) => onProgress?.(`gate: ${stage.name}`, done),
       });
       const quality = await perplexity(candidate, evaluation);
-      const broken = rejection(candidate, moved.kld, maxKld);
-      reports.push({
+      const worse = stage.mustImprove === true && !(moved.kld < kldNow);
+      const report: StageReport = {
         stage: stage.name,
-        accepted: broken === null,
-        detail: broken === null ? detail : `${detail}; undone: ${broken}`,
+        accepted: true,
+        detail,
         kld: moved.kld,
         sameTop1: moved.sameTop1,
         perplexity: quality.perplexity,
         parameters: parameterCount(candidate),
         seconds: (performance.now() - start) / 1000,
-      });
-      if (broken === null) {
+      };
+      reports.push(report);
+      if (worse) {
+        // healing that does not help is dropped; pruning without it still has to pass
+        refuse(report, `it did not bring the model nearer to the original (KLD ${kldNow.toFixed(4)} before)`);
+        candidate.dispose();
+      } else {
         current.dispose();
         current = candidate;
-      } else {
-        candidate.dispose();
+        kldNow = moved.kld;
       }
+      if (stage.provisional && Number.isFinite(moved.kld)) {
+        pending.push(report);
+        continue;
+      }
+      const broken = rejection(current, kldNow, maxKld);
+      if (broken === null) {
+        passed.dispose();
+        passed = current.share();
+      } else {
+        for (const r of [...pending, report]) if (r.accepted) refuse(r, broken);
+        current.dispose();
+        current = passed.share();
+        kldNow = reports.findLast((r) => r.accepted)?.kld ?? 0;
+      }
+      pending = [];
     }
     const rejected = reports.filter((r) => !r.accepted);
     for (const r of rejected) warnings.push(`${r.stage} was undone: ${r.detail}`);
@@ -256,7 +337,13 @@ async function compressLoaded(
     });
   } finally {
     current.dispose();
+    passed.dispose();
   }
+}
+
+function refuse(report: StageReport, why: string): void {
+  report.accepted = false;
+  report.detail = `${report.detail}; undone: ${why}`;
 }
 
 /** Why a candidate may not stay, or null. */
@@ -369,13 +456,21 @@ async function measureBoth(
       before: (await original.generate(prompt, { maxNewTokens: 40, greedy: true })).newText,
       after: (await saved.generate(prompt, { maxNewTokens: 40, greedy: true })).newText,
     });
-  const { prune, quantize: scheme, sparsity, quantizeEmbeddings } = options;
+  const { prune, quantize: scheme, sparsity, quantizeEmbeddings, heal: budget, distill } = options;
   return {
     tool: `roots-llm ${await packageVersion()}`,
     architecture: saved.architecture,
     source,
     recipe: JSON.parse(
-      JSON.stringify({ prune, quantize: scheme, quantizeEmbeddings, sparsity, seed: r.seed }),
+      JSON.stringify({
+        prune,
+        heal: budget,
+        distill,
+        quantize: scheme,
+        quantizeEmbeddings,
+        sparsity,
+        seed: r.seed,
+      }),
     ) as JsonObject,
     maxKld: r.maxKld,
     stages: r.reports,

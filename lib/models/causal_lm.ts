@@ -161,7 +161,7 @@ export abstract class CausalLM extends Module {
       collect.states?.push(h);
       collect.attentions?.forEach(track);
       if (keep > 0 && keep < t) h = contiguous(slice(h, 1, -keep));
-      const logits = this.head ? this.head.forward(h) : this.tokenEmbedding.project(h);
+      const logits = this.project(h);
       input.cache?.advance(t);
       const loss = labels ? shiftedLoss(logits, labels) : null;
       return {
@@ -182,6 +182,16 @@ export abstract class CausalLM extends Module {
     );
   }
 
+  /** (…, C) features → (…, V) logits. */
+  project(features: Tensor): Tensor {
+    return this.head ? this.head.forward(features) : this.tokenEmbedding.project(features);
+  }
+
+  /** The output head's weight (V, C); float models only. */
+  get outputWeight(): Tensor {
+    return this.head ? this.head.weight : this.tokenEmbedding.weight;
+  }
+
   /** Mean cross-entropy of the next token, without ever holding all logits. */
   loss(input: LossInput): Tensor {
     const { targets, labels, labelSmoothing = 0, ...rest } = input;
@@ -192,8 +202,7 @@ export abstract class CausalLM extends Module {
       const next = targets ?? shifted(labels!, h.shape);
       if (this.head?.bias)
         return crossEntropy(this.head.forward(h), next, { ignoreIndex: -100, labelSmoothing });
-      const weight = this.head ? this.head.weight : this.tokenEmbedding.weight;
-      return linearCrossEntropy(h, weight, next, { ignoreIndex: -100, labelSmoothing });
+      return linearCrossEntropy(h, this.outputWeight, next, { ignoreIndex: -100, labelSmoothing });
     });
   }
 

@@ -5,6 +5,8 @@ import { writeNewFile } from '../io/checkpoint.js';
 import { readJsonObject } from '../io/json.js';
 import type { JsonObject } from '../io/json.js';
 import { openModelWeights, writeSafetensors } from '../io/safetensors.js';
+import { clone } from '../ops/cast.js';
+import { untracked } from '../tensor/scope.js';
 import { ConfigError, FileError } from '../tensor/errors.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { CausalLM } from './causal_lm.js';
@@ -112,6 +114,16 @@ export async function loadModel(folder: string): Promise<LoadedModel> {
     weights.dispose(true);
     throw error;
   }
+}
+
+/** The same model with bytes of its own, so that training one leaves the other alone. */
+export function cloneModel(model: CausalLM): CausalLM {
+  const copies = new Map<string, Tensor>();
+  for (const [name, p] of model.namedParameters()) copies.set(name, untracked(() => clone(p.detach())));
+  return architectures[architectureOf(model.config)]!.fromWeights(
+    model.config,
+    new Weights(copies),
+  );
 }
 
 /** A config that asks for a billion layers is refused before anything is allocated: layers cost bytes in the file. */

@@ -6,6 +6,7 @@ export * from './elementwise.js';
 export * from './index_select.js';
 export * from './layer_norm.js';
 export * from './linear_cross_entropy.js';
+export * from './linear_kl_div.js';
 export * from './losses.js';
 export * from './matmul.js';
 export * from './matmul_i8.js';

@@ -56,6 +56,8 @@ export interface TrainingOptions {
   fp16: boolean;
   gradientCheckpointing: boolean;
   labelSmoothingFactor: number;
+  /** Train without dropout, whatever the model's configuration says. */
+  disableDropout: boolean;
   /** What to do in a step whose loss or gradients are not finite. The step itself never changes anything. */
   nanPolicy: NanPolicy;
   /** skip: consecutive bad steps after which the run ends all the same. */
@@ -104,6 +106,7 @@ export const defaults: Omit<TrainingOptions, 'outputDir'> = {
   fp16: false,
   gradientCheckpointing: false,
   labelSmoothingFactor: 0,
+  disableDropout: false,
   nanPolicy: 'halt',
   maxSkippedSteps: 10,
   reportTo: ['console', 'jsonl'],

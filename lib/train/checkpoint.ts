@@ -56,6 +56,8 @@ export interface CheckpointContent {
   /** Everything but tensors, as JSON. */
   state: JsonObject;
   optimizer: OptimizerState;
+  /** Trained beside the model. */
+  auxiliary?: Module;
   /** Writes the model folder into an empty folder. */
   writeModel: (folder: string) => Promise<void>;
 }
@@ -73,6 +75,11 @@ export async function saveCheckpoint(root: string, content: CheckpointContent): 
       await writeSafetensors(join(temporary, 'optimizer.safetensors'), content.optimizer.tensors, {
         steps: String(content.optimizer.steps),
       });
+      if (content.auxiliary)
+        await writeSafetensors(
+          join(temporary, 'auxiliary.safetensors'),
+          content.auxiliary.stateDict(),
+        );
       await writeNewFile(join(temporary, 'trainer_state.json'), `${JSON.stringify(content.state)}\n`);
       const files: Manifest['files'] = {};
       for (const file of (await readdir(temporary)).toSorted())
@@ -154,15 +161,19 @@ export async function newestGood(
 }
 
 /** Copies the values of a model folder's weights into the model's parameters. */
-export async function loadParameters(folder: string, model: Module): Promise<void> {
-  const file = await openSafetensors(join(folder, 'model.safetensors'));
-  for (const [name, parameter] of model.namedParameters()) {
-    const value = await file.get(name);
+export async function loadParameters(
+  folder: string,
+  model: Module,
+  name: string = 'model.safetensors',
+): Promise<void> {
+  const file = await openSafetensors(join(folder, name));
+  for (const [key, parameter] of model.namedParameters()) {
+    const value = await file.get(key);
     try {
       if (!sameShape(value.shape, parameter.shape) || value.dtype !== parameter.dtype)
         throw new FileError(
           'ERR_CHECKPOINT',
-          `${folder}: ${name} is ${value.dtype} ${format(value.shape)}, the model has ${parameter.dtype} ${format(parameter.shape)}`,
+          `${folder}: ${key} is ${value.dtype} ${format(value.shape)}, the model has ${parameter.dtype} ${format(parameter.shape)}`,
         );
       kernels.copy(value, parameter);
     } finally {

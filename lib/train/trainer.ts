@@ -101,6 +101,8 @@ export interface TrainerOptions<M extends Module, B, E = B> {
   evalObjective?: Objective<M, E>;
   /** Further figures of an evaluation, added to evalLoss. */
   computeMetrics?: (model: M) => Promise<Metrics>;
+  /** What is trained beside the model and not part of it: projections of a distillation, for example. */
+  auxiliary?: Module;
   /** Writes the model folder into an empty folder. */
   saveModel: (model: M, folder: string) => Promise<void>;
   callbacks?: readonly TrainerCallback[];
@@ -171,7 +173,9 @@ export class Trainer<M extends Module, B, E = B> {
       throw new OptionError(
         `Trainer: evalStrategy ${JSON.stringify(args.evalStrategy)} needs an evalDataset`,
       );
-    this.#parameters = [...new Set(this.model.parameters())].filter((p) => p.requiresGrad);
+    this.#parameters = [
+      ...new Set([...this.model.parameters(), ...(options.auxiliary?.parameters() ?? [])]),
+    ].filter((p) => p.requiresGrad);
     if (this.#parameters.length === 0)
       throw new OptionError(
         'Trainer: no parameter wants a gradient; call model.requiresGrad() first',
@@ -208,7 +212,7 @@ export class Trainer<M extends Module, B, E = B> {
       await this.#resume();
       this.#progress = args.disableProgress ? null : new ProgressLine(state);
       await this.#openLoggers();
-      this.model.train();
+      this.model.train(!args.disableDropout);
       return await this.#run();
     } finally {
       this.#progress?.end();
@@ -547,6 +551,7 @@ export class Trainer<M extends Module, B, E = B> {
       step: state.step,
       optimizer: this.optimizer.stateDict(),
       writeModel: (temporary) => this.#o.saveModel(this.model, temporary),
+      ...(this.#o.auxiliary && { auxiliary: this.#o.auxiliary }),
       state: JSON.parse(
         JSON.stringify({
           ...state,
@@ -622,6 +627,8 @@ export class Trainer<M extends Module, B, E = B> {
         this.#warn(`${message}; continuing as asked`);
       }
     await loadParameters(folder, this.model);
+    if (this.#o.auxiliary)
+      await loadParameters(folder, this.#o.auxiliary, 'auxiliary.safetensors');
     this.optimizer.loadStateDict(optimizer);
     const { maxSteps } = this.state;
     for (const key of Object.keys(this.state) as (keyof TrainerState)[])

@@ -182,10 +182,12 @@ describe('a killed process', () => {
       for (let alive = true; alive;) {
         const running = start(root, 60);
         let seen = '';
+        let armed = false;
         running.stdout.on('data', (d: Buffer) => {
           seen += d.toString();
           // somewhere inside the next steps and saves
-          if (/step \d+/.test(seen) && !running.killed && kills < rounds) {
+          if (/step \d+/.test(seen) && !armed && kills < rounds) {
+            armed = true;
             kills++;
             setTimeout(() => running.kill('SIGKILL'), Math.random() * 120);
           }

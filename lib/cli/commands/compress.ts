@@ -1,4 +1,5 @@
 // roots compress DIR --out OUT --calibration FILE --eval FILE
+import { parseHeal } from '../../compress/heal.js';
 import { compress } from '../../compress/recipe.js';
 import type { PruneRatios } from '../../compress/recipe.js';
 import type { Int8Scheme } from '../../nn/linear.js';
@@ -43,6 +44,9 @@ export const command: Command = {
   --quantize w8a8|w8a16    int8 weights; w8a8 also quantizes activations on the fly
   --quantize-embeddings    the token embedding and output head too
   --prune ffn=R,heads=R,layers=R   remove this share, refitted by least squares on the calibration text
+  --heal STEPS|MINUTESm    distil the pruned model from the original; the gate judges both together
+  --heal-text FILE|self    text to heal on (default: the calibration text); self: the original makes it up
+  --heal-tokens N          tokens of self-made text (default 65536)
   --sparsity R             zero this share of the weights (a mask: no speed by itself)
   --max-kld X              undo a stage that moves the model further than this (default 0.1 nats per token)
   --calibration-tokens N   default 16384
@@ -57,6 +61,9 @@ Writes a model folder to OUT, with report.json and report.html.`,
     quantize: { type: 'string' },
     'quantize-embeddings': { type: 'boolean' },
     prune: { type: 'string' },
+    heal: { type: 'string' },
+    'heal-text': { type: 'string' },
+    'heal-tokens': { type: 'string' },
     sparsity: { type: 'string' },
     'max-kld': { type: 'string' },
     'calibration-tokens': { type: 'string' },
@@ -66,6 +73,8 @@ Writes a model folder to OUT, with report.json and report.html.`,
   async run([folder], values) {
     const out = requiredOption(values, 'out');
     const prune = textOption(values, 'prune');
+    const healing = textOption(values, 'heal');
+    const healText = textOption(values, 'heal-text');
     const progress = new Progress();
     const report = await compress(folder!, {
       out,
@@ -75,6 +84,10 @@ Writes a model folder to OUT, with report.json and report.html.`,
         quantize: textOption(values, 'quantize') as Int8Scheme | undefined,
         quantizeEmbeddings: values['quantize-embeddings'] === true ? true : undefined,
         prune: prune === undefined ? undefined : parsePrune(prune),
+        heal: healing === undefined ? undefined : parseHeal(healing),
+        healText:
+          healText === undefined || healText === 'self' ? healText : await readText(healText),
+        healTokens: integerOption(values, 'heal-tokens'),
         sparsity: numberOption(values, 'sparsity'),
         maxKld: numberOption(values, 'max-kld'),
         calibrationTokens: integerOption(values, 'calibration-tokens'),
