@@ -16,10 +16,12 @@ export {
   writeSafetensors,
 } from './io/safetensors.js';
 export { LanguageModel } from './language_model.js';
-export type { Generation, GenerateOptions, LoadOptions } from './language_model.js';
+export type { Generation, GenerateOptions, LoadOptions, Prediction } from './language_model.js';
 export { CausalLM } from './models/causal_lm.js';
 export type { ForwardInput, ForwardOutput } from './models/causal_lm.js';
 export { GPT2LMHeadModel } from './models/gpt2.js';
+export { LstmForCausalLM } from './models/lstm.js';
+export { SequenceClassifier } from './models/sequence_classification.js';
 export { LlamaForCausalLM } from './models/llama.js';
 export { enableGrad, isGradEnabled, noGrad } from './autograd/modes.js';
 export * from './native/device.js';
@@ -33,6 +35,30 @@ export { Generator, manualSeed, rand, randn } from './tensor/random.js';
 export { keep, tidy } from './tensor/scope.js';
 export { Tensor } from './tensor/tensor.js';
 export { Tokenizer } from './text/tokenizer.js';
+export { byteTokenizer } from './text/byte_tokenizer.js';
+export type { Dataset } from './data/dataset.js';
+export { TokenDataset } from './data/token_dataset.js';
+export type { TokenBatch } from './data/token_dataset.js';
+export { Trainer, interruptedExitCode } from './train/trainer.js';
+export type {
+  TrainerCallback,
+  TrainerControl,
+  TrainerOptions,
+  TrainerState,
+  TrainResult,
+} from './train/trainer.js';
+export { trainingArguments } from './train/arguments.js';
+export type { TrainingOptions } from './train/arguments.js';
+export { trainLanguageModel } from './train/language_model.js';
+export { causalLM } from './train/objectives.js';
+export type { Objective, StepLoss } from './train/objectives.js';
+export { createModel, presets } from './train/presets.js';
+export type { FinetuneOptions, Label } from './train/classify.js';
+export { distillation } from './compress/distill/objective.js';
+export type { DistillOptions } from './compress/distill/objective.js';
+export { TeacherCache } from './compress/distill/teacher_cache.js';
+export { heal } from './compress/heal.js';
+export * as nn from './nn/index.js';
 export { compress } from './compress/recipe.js';
 export type { CompressOptions, PruneRatios } from './compress/recipe.js';
 export { quantize } from './compress/quantize.js';

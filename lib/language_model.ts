@@ -12,9 +12,29 @@ import { saveFolder } from './io/checkpoint.js';
 import type { JsonObject } from './io/json.js';
 import type { CausalLM } from './models/causal_lm.js';
 import { tokenIds } from './models/config.js';
-import { architectureOf, loadModel, writeModel } from './models/registry.js';
+import {
+  architectureOf,
+  loadClassifier,
+  loadModel,
+  readConfig,
+  writeClassifier,
+  writeModel,
+} from './models/registry.js';
+import type { LoadedModel } from './models/registry.js';
+import { SequenceClassifier, baseArchitecture } from './models/sequence_classification.js';
 import * as check from './ops/check.js';
-import { ConfigError, DeviceError, FileError, OptionError } from './tensor/errors.js';
+import {
+  ConfigError,
+  DataError,
+  DeviceError,
+  FileError,
+  OptionError,
+  RootsError,
+} from './tensor/errors.js';
+import { Generator } from './tensor/random.js';
+import { classify, finetuneClassifier, labelSet } from './train/classify.js';
+import type { FinetuneOptions, Label } from './train/classify.js';
+import type { TrainResult } from './train/trainer.js';
 import { Tokenizer } from './text/tokenizer.js';
 
 export interface LoadOptions {
@@ -59,6 +79,15 @@ export interface Generation {
   finishReason: FinishReason;
 }
 
+export interface Prediction {
+  /** The most likely label, of the type that finetune() was given. */
+  label: Label;
+  /** Its probability. */
+  score: number;
+  /** Every label's probability; keys are the labels as strings. */
+  scores: Record<string, number>;
+}
+
 export class LanguageModel {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
@@ -66,6 +95,8 @@ export class LanguageModel {
   readonly warnings: readonly string[];
   readonly #config: JsonObject;
   readonly #generationConfig: JsonObject;
+  #classifier: SequenceClassifier | null = null;
+  #labels: Label[] = [];
 
   constructor(
     model: CausalLM,
@@ -99,14 +130,24 @@ export class LanguageModel {
         'ERR_FILE_NOT_FOUND',
         `${folder}: no such model folder; give the path of a folder with config.json, model.safetensors and tokenizer.json`,
       );
-    const { model, config, generationConfig, warnings } = await loadModel(folder);
+    const architecture = await declaredArchitecture(folder);
+    const loaded: LoadedModel & { classifier?: SequenceClassifier } =
+      architecture !== undefined && baseArchitecture(architecture)
+        ? await loadClassifier(folder)
+        : await loadModel(folder);
+    const { model, config, generationConfig, warnings } = loaded;
     try {
       const tokenizer = await Tokenizer.fromPretrained(folder);
       if (tokenizer.vocabSize > model.shape.vocab)
         throw new ConfigError(
           `${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model's vocabulary only ${model.shape.vocab}; they do not belong together`,
         );
-      return new LanguageModel(model, tokenizer, { config, generationConfig, warnings });
+      const lm = new LanguageModel(model, tokenizer, { config, generationConfig, warnings });
+      if (loaded.classifier) {
+        lm.#classifier = loaded.classifier;
+        lm.#labels = readLabels(config, loaded.classifier.numLabels);
+      }
+      return lm;
     } catch (error) {
       model.dispose();
       throw error;
@@ -114,6 +155,8 @@ export class LanguageModel {
   }
 
   get architecture(): string {
+    const own = this.#classifier?.config['architectures'];
+    if (Array.isArray(own)) return String(own[0]);
     return architectureOf(this.#config);
   }
 
@@ -245,8 +288,89 @@ export class LanguageModel {
     return divergence(reference.model, this.model, this.tokenizer.encode(text), options);
   }
 
+  /**
+   * Fine-tunes a classifier on labelled texts: the model gets a head on the last token of a text. Labels are numbers, strings or
+   * booleans; `predict` answers with the type that was given. TrainingOptions may be passed; with `outputDir`, checkpoints, log and
+   * report stay there. Calling it again with the same labels goes on training.
+   */
+  async finetune(
+    texts: readonly string[],
+    labels: readonly Label[],
+    options: FinetuneOptions = {},
+  ): Promise<TrainResult> {
+    if (!Array.isArray(texts) || !Array.isArray(labels))
+      throw new TypeError('finetune: expected an array of texts and an array of labels');
+    if (texts.length !== labels.length)
+      throw new DataError(
+        `finetune: ${texts.length} texts, but ${labels.length} labels; one label per text`,
+      );
+    if (texts.length === 0) throw new DataError('finetune: there are no texts');
+    const set = labelSet(labels as readonly Label[]);
+    const same = set.length === this.#labels.length && set.every((l, i) => l === this.#labels[i]);
+    if (!same || !this.#classifier) {
+      this.#classifier?.score.dispose();
+      this.#classifier = SequenceClassifier.create(
+        this.model,
+        set.length,
+        new Generator(options.seed ?? 42),
+      );
+      this.#labels = set;
+    }
+    if (texts.length < 100)
+      process.stderr.write(
+        `warning: finetune: ${texts.length} texts are very few; expect a classifier that knows these texts and little else\n`,
+      );
+    return finetuneClassifier(
+      this.#classifier,
+      this.tokenizer,
+      texts as readonly string[],
+      (labels as readonly Label[]).map((l) => set.indexOf(l)),
+      { ...options, config: this.#labelConfig() },
+    );
+  }
+
+  /** The label of a text, or of each of several. `finetune` first, or load a fine-tuned model. */
+  predict(text: string): Promise<Prediction>;
+  predict(texts: readonly string[]): Promise<Prediction[]>;
+  async predict(input: string | readonly string[]): Promise<Prediction | Prediction[]> {
+    const classifier = this.#classifier;
+    if (!classifier)
+      throw new RootsError(
+        'ERR_NOT_FINETUNED',
+        'predict: this model has no classification head yet; call finetune(texts, labels) first, or load a model that was saved after it',
+      );
+    const texts = typeof input === 'string' ? [input] : input;
+    const rows = await classify(classifier, this.tokenizer, texts, this.model.shape.context);
+    const predictions = rows.map((scores) => {
+      const best = scores.reduce((a, p, i) => (p > scores[a]! ? i : a), 0);
+      return {
+        label: this.#labels[best]!,
+        score: scores[best]!,
+        scores: Object.fromEntries(scores.map((p, i) => [String(this.#labels[i]), p])),
+      };
+    });
+    return typeof input === 'string' ? predictions[0]! : predictions;
+  }
+
+  /** What config.json says of the labels: the names other libraries read, and the values as they were given. */
+  #labelConfig(): JsonObject {
+    return {
+      id2label: Object.fromEntries(this.#labels.map((l, i) => [String(i), String(l)])),
+      label2id: Object.fromEntries(this.#labels.map((l, i) => [String(l), i])),
+      roots_labels: [...this.#labels],
+      ...(this.tokenizer.padTokenId !== null && { pad_token_id: this.tokenizer.padTokenId }),
+    };
+  }
+
   /** Writes the files of a model folder into an empty folder; `save` does it atomically. */
   async writeTo(folder: string): Promise<void> {
+    if (this.#classifier) {
+      await writeClassifier(folder, this.#classifier, {
+        files: this.tokenizer.files,
+        config: this.#labelConfig(),
+      });
+      return;
+    }
     await writeModel(folder, this.model, {
       generationConfig: this.#generationConfig,
       files: this.tokenizer.files,
@@ -262,10 +386,36 @@ export class LanguageModel {
   }
 
   dispose(): void {
+    this.#classifier?.score.dispose();
+    this.#classifier = null;
     this.model.dispose();
   }
 
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+async function declaredArchitecture(folder: string): Promise<string | undefined> {
+  const list = (await readConfig(folder))['architectures'];
+  return Array.isArray(list) && typeof list[0] === 'string' ? list[0] : undefined;
+}
+
+/** The labels a saved classifier was trained with, else the names of its id2label. */
+function readLabels(config: JsonObject, count: number): Label[] {
+  const own = config['roots_labels'];
+  if (
+    Array.isArray(own) &&
+    own.length === count &&
+    own.every((l) => ['number', 'string', 'boolean'].includes(typeof l))
+  )
+    return own as Label[];
+  const names = config['id2label'];
+  return Array.from({ length: count }, (_, i) => {
+    const name =
+      names !== null && typeof names === 'object' && !Array.isArray(names)
+        ? names[String(i)]
+        : undefined;
+    return typeof name === 'string' ? name : `LABEL_${i}`;
+  });
 }

@@ -33,8 +33,6 @@ export function productDtype(): ProductDtype {
  */
 export function autocast<T>(dtype: ProductDtype, fn: () => T): T {
   if (dtype !== 'float32' && dtype !== 'bfloat16')
-    throw new TypeError(
-      `autocast: expected 'float32' or 'bfloat16', got ${JSON.stringify(dtype)}`,
-    );
+    throw new TypeError(`autocast: expected 'float32' or 'bfloat16', got ${JSON.stringify(dtype)}`);
   return products.run(dtype, fn);
 }

@@ -119,7 +119,10 @@ export function trainingOptions(values: Values): Partial<TrainingOptions> & { ou
 }
 
 /** char, bytes, or a folder with tokenizer.json. */
-export async function chooseTokenizer(name: string, text: () => Promise<string>): Promise<Tokenizer> {
+export async function chooseTokenizer(
+  name: string,
+  text: () => Promise<string>,
+): Promise<Tokenizer> {
   if (name === 'bytes') return byteTokenizer();
   if (name === 'char') return byteTokenizer({ text: await text(), eos: false });
   return Tokenizer.fromPretrained(name);

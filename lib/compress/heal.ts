@@ -63,8 +63,17 @@ export async function heal(
   options: HealOptions,
 ): Promise<HealResult> {
   const { budget, ids, seed = 0, rates = defaultRates, plain = false, bf16 = false } = options;
-  const { onProgress, batch: givenBatch, budget: _b, ids: _i, rates: _r, seed: _s, bf16: _f, plain: _p, ...distill } =
-    options;
+  const {
+    onProgress,
+    batch: givenBatch,
+    budget: _b,
+    ids: _i,
+    rates: _r,
+    seed: _s,
+    bf16: _f,
+    plain: _p,
+    ...distill
+  } = options;
   if ('steps' in budget ? budget.steps < 1 : budget.minutes <= 0)
     throw new OptionError('heal: give at least one step, or some minutes');
   const context = Math.min(student.shape.context, 512, Math.max(8, Math.floor(ids.length / 20)));
@@ -170,7 +179,12 @@ export async function selfGenerated(
     for await (const step of generateIds(
       model,
       texts.map((t) => [...t]),
-      { temperature: 1, seed: (options.seed ?? 0) + round * 7919, maxNewTokens: length - 1, eosTokenIds: [] },
+      {
+        temperature: 1,
+        seed: (options.seed ?? 0) + round * 7919,
+        maxNewTokens: length - 1,
+        eosTokenIds: [],
+      },
       texts.map(() => false),
       texts.map(() => null),
     ))

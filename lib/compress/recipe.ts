@@ -19,11 +19,7 @@ import { compressionReport } from '../report/compression.js';
 import type { CompressionReport, ModelReport, StageReport } from '../report/compression.js';
 import { FileError, OptionError } from '../tensor/errors.js';
 import { exportConfig, ruleFor } from './export_rules.js';
-import {
-  defaultMeasureMs,
-  folderBytes,
-  measureFolders,
-} from './measure.js';
+import { defaultMeasureMs, folderBytes, measureFolders } from './measure.js';
 import type { Measurement } from './measure.js';
 import { distillOptionNames } from './distill/objective.js';
 import type { DistillOptions } from './distill/objective.js';
@@ -301,7 +297,10 @@ async function compressLoaded(
       reports.push(report);
       if (worse) {
         // healing that does not help is dropped; pruning without it still has to pass
-        refuse(report, `it did not bring the model nearer to the original (KLD ${kldNow.toFixed(4)} before)`);
+        refuse(
+          report,
+          `it did not bring the model nearer to the original (KLD ${kldNow.toFixed(4)} before)`,
+        );
         candidate.dispose();
       } else {
         current.dispose();

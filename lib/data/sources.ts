@@ -28,8 +28,7 @@ export async function expandPaths(patterns: string | readonly string[]): Promise
     );
     const names = /[*?]/.test(basename(pattern)) ? await readdir(folder).catch(() => []) : [];
     const matches = names.filter((n) => name.test(n)).toSorted();
-    if (matches.length === 0)
-      throw new FileError('ERR_FILE_NOT_FOUND', `${pattern}: no such file`);
+    if (matches.length === 0) throw new FileError('ERR_FILE_NOT_FOUND', `${pattern}: no such file`);
     found.push(...matches.map((n) => join(folder, n)));
   }
   return found;

@@ -99,7 +99,9 @@ export class TokenShards {
   static async open(folder: string): Promise<TokenShards> {
     const index = (await readJsonObject(join(folder, 'index.json'))) as unknown as Index;
     if (index.version !== 1)
-      throw new DataError(`${folder}: token shards of version ${String(index.version)}, expected 1`);
+      throw new DataError(
+        `${folder}: token shards of version ${String(index.version)}, expected 1`,
+      );
     const handles: FileHandle[] = [];
     try {
       for (const shard of index.shards) {
@@ -266,9 +268,7 @@ function ask(
 /** The compiled worker; from a checkout, the one of the last build. */
 function workerFile(): URL {
   return new URL(
-    import.meta.url.endsWith('.ts')
-      ? '../../dist/data/tokenize_worker.js'
-      : './tokenize_worker.js',
+    import.meta.url.endsWith('.ts') ? '../../dist/data/tokenize_worker.js' : './tokenize_worker.js',
     import.meta.url,
   );
 }

@@ -285,7 +285,9 @@ function attentionWeights(
     let masked = where(notEqual(seen, 0), scores, -Infinity);
     if (input.mask)
       masked =
-        input.mask.dtype === 'bool' ? where(input.mask, masked, -Infinity) : add(masked, input.mask);
+        input.mask.dtype === 'bool'
+          ? where(input.mask, masked, -Infinity)
+          : add(masked, input.mask);
     return softmax(masked);
   });
 }

@@ -69,11 +69,7 @@ export class LstmForCausalLM extends CausalLM {
     return model;
   }
 
-  protected override hidden(
-    input: ForwardInput,
-    mask: Tensor | null,
-    collect: Collect,
-  ): Tensor {
+  protected override hidden(input: ForwardInput, mask: Tensor | null, collect: Collect): Tensor {
     if (mask)
       throw new OptionError(
         'LstmForCausalLM: attentionMask is not supported; give sequences of one length',
@@ -89,7 +85,9 @@ export class LstmForCausalLM extends CausalLM {
   }
 
   override share(): LstmForCausalLM {
-    throw new ConfigError('LSTM models cannot be compressed; compress takes GPT-2 and Llama families');
+    throw new ConfigError(
+      'LSTM models cannot be compressed; compress takes GPT-2 and Llama families',
+    );
   }
   override withBlocks(): LstmForCausalLM {
     return this.share();

@@ -8,12 +8,14 @@ import { openModelWeights, writeSafetensors } from '../io/safetensors.js';
 import { clone } from '../ops/cast.js';
 import { untracked } from '../tensor/scope.js';
 import { ConfigError, FileError } from '../tensor/errors.js';
+import { Linear } from '../nn/linear.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { CausalLM } from './causal_lm.js';
 import { GPT2LMHeadModel } from './gpt2.js';
 import { LlamaForCausalLM } from './llama.js';
 import { LstmForCausalLM } from './lstm.js';
 import { int8Tensors, readQuantization } from './quantized_layout.js';
+import { SequenceClassifier, baseArchitecture } from './sequence_classification.js';
 import { Weights } from './weights.js';
 
 interface Family {
@@ -69,9 +71,50 @@ export interface LoadedModel {
 
 const ignoredTensors = /\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$/;
 
-/** Loads a decoder-only model from a folder: config.json, generation_config.json if present, and the weights. */
-export async function loadModel(folder: string): Promise<LoadedModel> {
+/** Loads a classification model: the body by its causal family, and the head `score`. */
+export async function loadClassifier(
+  folder: string,
+): Promise<LoadedModel & { classifier: SequenceClassifier }> {
   const config = await readConfig(folder);
+  const name = (config['architectures'] as string[] | undefined)?.[0] ?? '';
+  const base = baseArchitecture(name);
+  if (!base) throw new ConfigError(`config.json: ${JSON.stringify(name)} is not a classifier`);
+  const loaded = await loadModel(folder, base);
+  const file = await openModelWeights(folder);
+  if (!file.names.includes('score.weight')) {
+    loaded.model.dispose();
+    throw new FileError('ERR_TENSOR_MISSING', `${folder}: there is no score.weight`);
+  }
+  const weight = await file.get('score.weight');
+  const classifier = new SequenceClassifier(loaded.model, new Linear({ weight }));
+  return {
+    ...loaded,
+    warnings: loaded.warnings.filter((w) => !w.includes('score.weight')),
+    classifier,
+  };
+}
+
+/** Writes a classification model into an empty folder. */
+export async function writeClassifier(
+  folder: string,
+  model: SequenceClassifier,
+  extra: { files?: ReadonlyMap<string, Uint8Array>; config?: JsonObject } = {},
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const config = { ...model.config, ...extra.config, dtype: 'float32' };
+  await writeNewFile(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
+  for (const [name, bytes] of extra.files ?? []) await writeNewFile(join(folder, name), bytes);
+  await writeSafetensors(join(folder, 'model.safetensors'), model.stateDict(), { format: 'pt' });
+}
+
+/** Loads a decoder-only model from a folder: config.json, generation_config.json if present, and the weights. */
+export async function loadModel(folder: string, architecture?: string): Promise<LoadedModel> {
+  const read = await readConfig(folder);
+  // a classifier's body is loaded as the causal model that it is
+  const config =
+    architecture === undefined
+      ? read
+      : { ...read, architectures: [architecture], tie_word_embeddings: true };
   const family = architectures[architectureOf(config)]!;
   const quantization = readQuantization(config);
   const generationPath = join(folder, 'generation_config.json');
@@ -119,7 +162,11 @@ export async function loadModel(folder: string): Promise<LoadedModel> {
 /** The same model with bytes of its own, so that training one leaves the other alone. */
 export function cloneModel(model: CausalLM): CausalLM {
   const copies = new Map<string, Tensor>();
-  for (const [name, p] of model.namedParameters()) copies.set(name, untracked(() => clone(p.detach())));
+  for (const [name, p] of model.namedParameters())
+    copies.set(
+      name,
+      untracked(() => clone(p.detach())),
+    );
   return architectures[architectureOf(model.config)]!.fromWeights(
     model.config,
     new Weights(copies),

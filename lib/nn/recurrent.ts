@@ -22,6 +22,7 @@ export interface RecurrentOptions {
   /** Between layers, in training. */
   dropout?: number;
   generator?: Generator;
+  dtype?: 'float32' | 'float64';
 }
 
 /** h (and, for LSTM, c) of every layer: (layers, B, H). */
@@ -57,7 +58,11 @@ abstract class Recurrent extends Module {
     const make = (name: string, shape: number[]): Tensor =>
       this.register(
         name,
-        init.uniform(empty(shape), { low: -bound, high: bound, generator }),
+        init.uniform(empty(shape, options.dtype ?? 'float32'), {
+          low: -bound,
+          high: bound,
+          generator,
+        }),
       );
     this.#layers = Array.from({ length: numLayers }, (_, i) => ({
       ih: make(`weight_ih_l${i}`, [gates * h, i === 0 ? inputSize : h]),
@@ -68,7 +73,12 @@ abstract class Recurrent extends Module {
   }
 
   /** One time step of one layer: x the input products (B, gates H). */
-  protected abstract cell(x: Tensor, w: Weights, h: Tensor, c: Tensor | null): { h: Tensor; c?: Tensor };
+  protected abstract cell(
+    x: Tensor,
+    w: Weights,
+    h: Tensor,
+    c: Tensor | null,
+  ): { h: Tensor; c?: Tensor };
 
   protected abstract readonly hasCell: boolean;
 
@@ -120,7 +130,12 @@ export class LSTM extends Recurrent {
   constructor(options: RecurrentOptions) {
     super(4, options);
   }
-  protected override cell(x: Tensor, w: Weights, h: Tensor, c: Tensor | null): { h: Tensor; c: Tensor } {
+  protected override cell(
+    x: Tensor,
+    w: Weights,
+    h: Tensor,
+    c: Tensor | null,
+  ): { h: Tensor; c: Tensor } {
     return lstmCell(add(x, linear(h, w.hh, w.bhh)), c!);
   }
 }

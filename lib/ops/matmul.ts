@@ -144,14 +144,7 @@ export function linear(
     const out = empty([rows, n], x.dtype);
     const recording = willRecord(x, weight, bias);
     const pre = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
-    kernel(
-      flat,
-      weight,
-      bias && contiguous(bias.detach()),
-      out,
-      pre,
-      activations[activation],
-    );
+    kernel(flat, weight, bias && contiguous(bias.detach()), out, pre, activations[activation]);
     const result = reshape(out, [...lead, n]);
     if (!recording) return result;
     const shape = x.shape;

@@ -88,4 +88,3 @@ export function gruCell(x: Tensor, hidden: Tensor, h: Tensor): Tensor {
     });
   });
 }
-

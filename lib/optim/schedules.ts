@@ -89,7 +89,10 @@ export function schedule(name: ScheduleName, options: ScheduleOptions = {}): Sch
       return (s) =>
         s < warmup
           ? ramp(s)
-          : Math.max(0, cosine(progress(s), options.numCycles ?? 0.5) * (1 - minLrRate) + minLrRate);
+          : Math.max(
+              0,
+              cosine(progress(s), options.numCycles ?? 0.5) * (1 - minLrRate) + minLrRate,
+            );
     case 'polynomial': {
       const end = options.endFactor ?? 1e-4;
       return (s) => {

@@ -31,10 +31,7 @@ export function trainingReport(r: TrainingReport): string {
   const lastEval = evals.at(-1);
   if (lastEval) {
     cards.push(['last evaluation loss', compact(lastEval['evalLoss']!)]);
-    cards.push([
-      'best evaluation loss',
-      compact(Math.min(...evals.map((e) => e['evalLoss']!))),
-    ]);
+    cards.push(['best evaluation loss', compact(Math.min(...evals.map((e) => e['evalLoss']!)))]);
     cards.push(['perplexity', compact(Math.exp(lastEval['evalLoss']!))]);
   }
   const rates = train.map((e) => e['tokensPerSecond']!).filter(Number.isFinite);

@@ -80,7 +80,10 @@ export async function saveCheckpoint(root: string, content: CheckpointContent): 
           join(temporary, 'auxiliary.safetensors'),
           content.auxiliary.stateDict(),
         );
-      await writeNewFile(join(temporary, 'trainer_state.json'), `${JSON.stringify(content.state)}\n`);
+      await writeNewFile(
+        join(temporary, 'trainer_state.json'),
+        `${JSON.stringify(content.state)}\n`,
+      );
       const files: Manifest['files'] = {};
       for (const file of (await readdir(temporary)).toSorted())
         files[file] = {

@@ -59,7 +59,10 @@ export async function trainLanguageModel(
     peakGflops: await measureFmaPeak(),
     callbacks: options.callbacks ?? [],
     facts: [
-      ['Model', `${String((model.config['architectures'] as string[])[0])}, ${parameterCount(model).toLocaleString('en-US')} parameters`],
+      [
+        'Model',
+        `${String((model.config['architectures'] as string[])[0])}, ${parameterCount(model).toLocaleString('en-US')} parameters`,
+      ],
       ['Training tokens', trainDataset.tokens.toLocaleString('en-US')],
       ['Validation tokens', evalDataset ? evalDataset.tokens.toLocaleString('en-US') : 'none'],
       ...(options.facts ?? []),

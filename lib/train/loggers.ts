@@ -44,7 +44,9 @@ const columns = ['loss', 'evalLoss', 'learningRate', 'gradNorm', 'tokensPerSecon
 export async function csvLogger(folder: string, fromStep: number): Promise<Logger> {
   const path = join(folder, 'log.csv');
   const before = fromStep > 0 ? await readFile(path, 'utf8').catch(() => '') : '';
-  const kept = before.split('\n').filter((line) => Number(line.split(',')[0]) <= fromStep && /^\d/.test(line));
+  const kept = before
+    .split('\n')
+    .filter((line) => Number(line.split(',')[0]) <= fromStep && /^\d/.test(line));
   await writeFile(path, [['step', ...columns].join(','), ...kept, ''].join('\n'));
   return {
     log: (step, metrics) =>
@@ -59,7 +61,9 @@ export async function tensorboardLogger(folder: string): Promise<Logger> {
   const seconds = Math.floor(Date.now() / 1000);
   const path = join(logs, `events.out.tfevents.${seconds}.${hostname()}.${process.pid}.0`);
   const handle = await open(path, 'a');
-  await handle.writeFile(eventRecord({ wallTime: Date.now() / 1000, fileVersion: 'brain.Event:2' }));
+  await handle.writeFile(
+    eventRecord({ wallTime: Date.now() / 1000, fileVersion: 'brain.Event:2' }),
+  );
   return {
     async log(step, metrics) {
       for (const [tag, value] of Object.entries(metrics))
@@ -70,4 +74,3 @@ export async function tensorboardLogger(folder: string): Promise<Logger> {
     close: () => handle.close(),
   };
 }
-

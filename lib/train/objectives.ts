@@ -25,10 +25,9 @@ export function ids(values: Int32Array, batch: { rows: number; width: number }):
 }
 
 /** Next-token prediction on packed windows. */
-export function causalLM(options: { labelSmoothing?: number } = {}): Objective<
-  CausalLM,
-  TokenBatch
-> {
+export function causalLM(
+  options: { labelSmoothing?: number } = {},
+): Objective<CausalLM, TokenBatch> {
   const { labelSmoothing = 0 } = options;
   return {
     loss: (model, batch) =>

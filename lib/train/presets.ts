@@ -32,8 +32,7 @@ export function createModel(
   generator: Generator,
 ): CausalLM {
   const { layers, heads, dim, context, dropout = 0 } = size;
-  if (dim % heads !== 0)
-    throw new ConfigError(`dim ${dim} is not a multiple of heads ${heads}`);
+  if (dim % heads !== 0) throw new ConfigError(`dim ${dim} is not a multiple of heads ${heads}`);
   const tokens = eos === null ? {} : { bos_token_id: eos, eos_token_id: eos };
   if (kind === 'gpt2') {
     const config: JsonObject = {

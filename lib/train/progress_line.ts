@@ -42,7 +42,8 @@ export class ProgressLine {
 
   step(result: StepResult, flopsPerToken: number, peakGflops: number): void {
     const { step, maxSteps } = this.#state;
-    const smooth = (old: number, now: number): number => (old === 0 ? now : 0.95 * old + 0.05 * now);
+    const smooth = (old: number, now: number): number =>
+      old === 0 ? now : 0.95 * old + 0.05 * now;
     this.#msPerStep = smooth(this.#msPerStep, result.ms);
     this.#rate = smooth(this.#rate, result.tokens / (result.ms / 1000));
     this.#losses.push(result.loss);

@@ -185,11 +185,9 @@ export class Trainer<M extends Module, B, E = B> {
       Math.ceil(options.trainDataset.length / args.perDeviceTrainBatchSize) /
         args.gradientAccumulationSteps,
     );
-    const maxSteps =
-      args.maxSteps >= 0 ? args.maxSteps : Math.ceil(perEpoch * args.numTrainEpochs);
+    const maxSteps = args.maxSteps >= 0 ? args.maxSteps : Math.ceil(perEpoch * args.numTrainEpochs);
     this.state = emptyState(maxSteps);
-    const warmup =
-      args.warmupSteps > 0 ? args.warmupSteps : Math.ceil(args.warmupRatio * maxSteps);
+    const warmup = args.warmupSteps > 0 ? args.warmupSteps : Math.ceil(args.warmupRatio * maxSteps);
     this.#schedule = schedule(args.lrSchedulerType, {
       warmupSteps: warmup,
       totalSteps: maxSteps,
@@ -322,7 +320,9 @@ export class Trainer<M extends Module, B, E = B> {
       if (state.step % args.loggingSteps === 0 || last || state.step === 1)
         await this.#logInterval(result, interval);
       const due = (strategy: string, every: number): boolean =>
-        strategy === 'epoch' ? epochEnded || last : strategy === 'steps' && (state.step % every === 0 || last);
+        strategy === 'epoch'
+          ? epochEnded || last
+          : strategy === 'steps' && (state.step % every === 0 || last);
       let metrics: Metrics | null = null;
       if (this.#o.evalDataset && (due(args.evalStrategy, args.evalSteps) || this.#control.evaluate))
         metrics = await this.#evaluateAndLog();
@@ -627,8 +627,7 @@ export class Trainer<M extends Module, B, E = B> {
         this.#warn(`${message}; continuing as asked`);
       }
     await loadParameters(folder, this.model);
-    if (this.#o.auxiliary)
-      await loadParameters(folder, this.#o.auxiliary, 'auxiliary.safetensors');
+    if (this.#o.auxiliary) await loadParameters(folder, this.#o.auxiliary, 'auxiliary.safetensors');
     this.optimizer.loadStateDict(optimizer);
     const { maxSteps } = this.state;
     for (const key of Object.keys(this.state) as (keyof TrainerState)[])
@@ -696,4 +695,3 @@ function makeOptimizer(
   }[args.optim]();
   return made as unknown as Optimizer<CommonOptions>;
 }
-

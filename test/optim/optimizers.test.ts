@@ -157,8 +157,8 @@ describe('optimizers', () => {
       for (let step = 0; step < 150; step++) {
         const x = await numbers(p);
         p.grad = tensor(
-            Float32Array.from(x, (v, i) => v * curvature[i]! * (1 + 0.5 * Math.sin(i * step))),
-          );
+          Float32Array.from(x, (v, i) => v * curvature[i]! * (1 + 0.5 * Math.sin(i * step))),
+        );
         optimizer.step();
         optimizer.zeroGrad();
       }
@@ -219,7 +219,7 @@ describe('optimizers', () => {
         p.grad = tensor([1, -step, 0.5]);
         optimizer.step();
       }
-      return numbers(p);
+      return [...(await numbers(p))];
     };
     expect(await run(true)).toEqual(await run(false));
   });
@@ -247,8 +247,8 @@ describe('optimizers', () => {
     expect(() => new Adam([{ params: [p] }, { params: [p] }])).toThrow(/two groups/);
     expect(() => schedule('cosin' as ScheduleName)).toThrow(/name must be one of/);
     const adam = new Adam([p]);
-    expect(() => adam.loadStateDict({ steps: 1, tensors: new Map([['0.m', tensor([1, 2])]]) })).toThrow(
-      /0\.m must be float32/,
-    );
+    expect(() =>
+      adam.loadStateDict({ steps: 1, tensors: new Map([['0.m', tensor([1, 2])]]) }),
+    ).toThrow(/0\.m must be float32/);
   });
 });

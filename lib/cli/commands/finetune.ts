@@ -22,8 +22,7 @@ ${trainingUsage}`,
     const given = trainingOptions(values);
     using lm = await LanguageModel.fromPretrained(folder!);
     for (const warning of lm.warnings) process.stderr.write(`warning: ${warning}\n`);
-    const context =
-      integerOption(values, 'context') ?? Math.min(lm.model.shape.context, 1024);
+    const context = integerOption(values, 'context') ?? Math.min(lm.model.shape.context, 1024);
     const { train, validation } = await textData(values, lm.tokenizer, context);
     const summary = await trainLanguageModel({
       model: lm.model,

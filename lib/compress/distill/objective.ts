@@ -161,10 +161,7 @@ export function distillation(
     }
     if (alpha > 0)
       parts.push(
-        mul(
-          linearCrossEntropy(own.features, model.outputWeight, ids(batch.targets, batch)),
-          alpha,
-        ),
+        mul(linearCrossEntropy(own.features, model.outputWeight, ids(batch.targets, batch)), alpha),
       );
     return parts.reduce((a, b) => add(a, b));
   };

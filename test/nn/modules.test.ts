@@ -1,0 +1,295 @@
+import { describe, expect, it } from 'vitest';
+import {
+  Generator,
+  cast,
+  gradcheck,
+  gruCell,
+  lstmCell,
+  manualSeed,
+  nn,
+  rand,
+  tensor,
+  tidy,
+  zeros,
+} from '../../lib/index.js';
+import type { Tensor } from '../../lib/index.js';
+import * as kernels from '../../lib/native/kernels.gen.js';
+import {
+  describeWithFixtures,
+  expectClose,
+  expectNoLeak,
+  fixtureTensors,
+  numbers,
+} from '../harness.js';
+
+const f64 = { dtype: 'float64' } as const;
+const generator = (): Generator => new Generator(11);
+const random = (shape: number[]): Tensor =>
+  rand(shape, { ...f64, low: -1, high: 1, generator: generator() });
+
+/** Gradients of a module's parameters and of its input against central differences. */
+async function check(module: nn.Module, x: Tensor, forward: (x: Tensor) => Tensor): Promise<void> {
+  module.requiresGrad();
+  for (const p of module.parameters()) p.grad = null;
+  const weights = (() => {
+    const y = forward(x);
+    const w = rand(y.shape, { ...f64, generator: new Generator(5) });
+    y.dispose();
+    return w;
+  })();
+  const value = (): number => tidy(() => forward(x).mul(weights).sum().itemSync());
+  x.setRequiresGrad();
+  tidy(() => forward(x).mul(weights).sum().backward());
+  const all: [string, Tensor][] = [['x', x], ...module.namedParameters()];
+  for (const [name, p] of all) {
+    const gradient = p.grad ? await numbers(p.grad) : new Float64Array(p.size);
+    const values = Float64Array.from(await numbers(p));
+    const some = new Set([0, 1, (p.size / 2) | 0, p.size - 1].filter((i) => i < p.size));
+    for (const i of some) {
+      const at = (v: number): number => {
+        const changed = values.slice();
+        changed[i] = v;
+        const t = tensor(changed, { shape: p.shape });
+        kernels.copy(t, p);
+        t.dispose();
+        return value();
+      };
+      const eps = 1e-6;
+      const want = (at(values[i]! + eps) - at(values[i]! - eps)) / (2 * eps);
+      at(values[i]!);
+      expect(
+        Math.abs(gradient[i]! - want),
+        `${name}[${i}]: ${gradient[i]} and ${want}`,
+      ).toBeLessThan(1e-5 + 1e-4 * Math.abs(want));
+    }
+  }
+}
+
+describe('recurrent cells', () => {
+  it('lstmCell: gradcheck, odd sizes', () => {
+    for (const [b, h] of [
+      [1, 1],
+      [3, 5],
+      [2, 17],
+    ] as const)
+      gradcheck(
+        (pre, c) => {
+          const out = lstmCell(pre, c);
+          return out.h.add(out.c.mul(0.5));
+        },
+        [random([b, 4 * h]), random([b, h])],
+      );
+  });
+  it('gruCell: gradcheck, odd sizes', () => {
+    for (const [b, h] of [
+      [1, 1],
+      [3, 5],
+      [2, 17],
+    ] as const)
+      gradcheck(
+        (x, y, h0) => gruCell(x, y, h0),
+        [random([b, 3 * h]), random([b, 3 * h]), random([b, h])],
+      );
+  });
+  it('name wrong shapes', () => {
+    expect(() => lstmCell(zeros([2, 9]), zeros([2, 2]))).toThrow(
+      /expected products of shape \[B, 4 H\]/,
+    );
+    expect(() => gruCell(zeros([2, 6]), zeros([2, 5]), zeros([2, 2]))).toThrow(/\[B, 3 H\]/);
+  });
+});
+
+describeWithFixtures('LSTM against torch (M06)', () => {
+  it.each(['lstm_seq', 'lstm_cell'])(
+    '%s: outputs, states and gradients in both precisions',
+    async (name) => {
+      const file = await fixtureTensors('ops/ops.safetensors');
+      for (const [kind, dtype, tolerance] of [
+        ['f32', 'float32', { rtol: 1e-5, atol: 2e-6 }],
+        ['f64', 'float64', { rtol: 1e-10, atol: 1e-11 }],
+      ] as const) {
+        const take = async (n: string): Promise<Tensor> =>
+          cast(await file.get(`${name}|in.${n}`), dtype).setRequiresGrad();
+        const x = await take('x');
+        const [b, , i] = x.shape as [number, number, number];
+        const h0 = await take('h0');
+        const c0 = await take('c0');
+        const units = h0.shape[1]!;
+        const lstm = new nn.LSTM({ inputSize: i, hiddenSize: units, dtype });
+        lstm.loadStateDict(
+          new Map(
+            await Promise.all(
+              (
+                [
+                  ['weight_ih_l0', 'w_ih'],
+                  ['weight_hh_l0', 'w_hh'],
+                  ['bias_ih_l0', 'b_ih'],
+                  ['bias_hh_l0', 'b_hh'],
+                ] as const
+              ).map(async ([own, theirs]) => [own, await take(theirs)] as const),
+            ),
+          ),
+        );
+        lstm.requiresGrad();
+        const { y, state } = lstm.forward(x, {
+          h: h0.reshape([1, b, units]),
+          c: c0.reshape([1, b, units]),
+        });
+        for (const [n, got] of [
+          ['y', y],
+          ['h', state.h],
+          ['c', state.c!],
+        ] as const)
+          expectClose(
+            await numbers(got),
+            await numbers(await file.get(`${name}|${kind}.${n}`)),
+            tolerance,
+            n,
+          );
+        const dys = file.names.filter((n) => n.startsWith(`${name}|dy.`));
+        let total: Tensor | null = null;
+        for (const key of dys) {
+          const which = { y, h: state.h, c: state.c! }[key.split('.')[1] as 'y']!;
+          const part = which
+            .reshape([which.size])
+            .mul(cast(await file.get(key), dtype).reshape([which.size]))
+            .sum();
+          total = total ? total.add(part) : part;
+        }
+        total!.backward();
+        const p = lstm.stateDict();
+        for (const [n, t] of [
+          ['x', x],
+          ['h0', h0],
+          ['c0', c0],
+          ['w_ih', p.get('weight_ih_l0')!],
+          ['w_hh', p.get('weight_hh_l0')!],
+          ['b_ih', p.get('bias_ih_l0')!],
+          ['b_hh', p.get('bias_hh_l0')!],
+        ] as const)
+          expectClose(
+            await numbers(t.grad!),
+            await numbers(await file.get(`${name}|${kind}.d_${n}`)),
+            tolerance,
+            `d_${n}`,
+          );
+      }
+    },
+  );
+});
+
+describe('modules: gradients of every parameter', () => {
+  const x = (): Tensor => random([2, 5, 8]);
+  it('LSTM and GRU of two layers', async () => {
+    const lstm = new nn.LSTM({
+      inputSize: 8,
+      hiddenSize: 3,
+      numLayers: 2,
+      generator: generator(),
+      ...f64,
+    });
+    await check(lstm, x(), (v) => lstm.forward(v).y);
+    const gru = new nn.GRU({
+      inputSize: 8,
+      hiddenSize: 3,
+      numLayers: 2,
+      generator: generator(),
+      ...f64,
+    });
+    await check(gru, x(), (v) => gru.forward(v).y);
+  });
+  it('MultiHeadAttention: alone, causal, across, with padding', async () => {
+    const m = new nn.MultiHeadAttention({
+      embedDim: 8,
+      numHeads: 2,
+      generator: generator(),
+      ...f64,
+    });
+    const source = random([2, 7, 8]);
+    const keyMask = tensor([1, 1, 1, 1, 0, 1, 1, 0, 0, 0], { dtype: 'int32' }).reshape([2, 5]);
+    await check(m, x(), (v) => m.forward(v).output);
+    await check(m, x(), (v) => m.forward(v, v, { causal: true }).output);
+    await check(m, x(), (v) => m.forward(v, source).output);
+    await check(m, x(), (v) => m.forward(v, v, { keyMask }).output);
+    // the written-out weights give the same result as the fused kernel
+    const { output, weights } = m.forward(x(), undefined, { causal: true, needWeights: true });
+    expectClose(
+      await numbers(output),
+      await numbers(m.forward(x(), undefined, { causal: true }).output),
+      { rtol: 1e-9, atol: 1e-10 },
+      'weights',
+    );
+    expectClose(
+      await numbers(weights!.sum({ dim: -1 })),
+      Array.from({ length: 20 }, () => 1),
+      { rtol: 1e-12, atol: 0 },
+      'rows',
+    );
+  });
+  it('MLP with GELU and SwiGLU', async () => {
+    for (const activation of ['gelu', 'relu', 'swiglu'] as const) {
+      const m = new nn.MLP({ dim: 8, hidden: 12, activation, generator: generator(), ...f64 });
+      await check(m, x(), (v) => m.forward(v));
+    }
+  });
+  it('encoder and decoder, pre-norm and post-norm', async () => {
+    for (const preNorm of [true, false]) {
+      const options = { dim: 8, heads: 2, hidden: 12, preNorm, generator: generator(), ...f64 };
+      const encoder = new nn.TransformerEncoder(2, options);
+      await check(encoder, x(), (v) => encoder.forward(v));
+      const decoder = new nn.TransformerDecoder(1, options);
+      const source = random([2, 6, 8]);
+      await check(decoder, x(), (v) => decoder.forward(v, source));
+      expect(() => new nn.TransformerLayer(options).forward(x(), { source })).toThrow(
+        /takes no source/,
+      );
+      expect(() => new nn.TransformerLayer(options, true).forward(x())).toThrow(/needs a source/);
+    }
+  });
+  it('dropout acts in training alone, and memory is given back', async () => {
+    const encoder = new nn.TransformerEncoder(1, { dim: 8, heads: 2, hidden: 12, dropout: 0.5 });
+    const v = rand([2, 5, 8]);
+    const plain = await numbers(encoder.forward(v));
+    encoder.train();
+    manualSeed(1);
+    const a = await numbers(encoder.forward(v));
+    manualSeed(1);
+    expect(await numbers(encoder.forward(v))).toEqual(a);
+    expect(a).not.toEqual(plain);
+    await expectNoLeak(() => tidy(() => void encoder.forward(v)));
+  });
+  it('names wrong sizes', () => {
+    expect(() => new nn.MultiHeadAttention({ embedDim: 8, numHeads: 3 })).toThrow(/not a multiple/);
+    expect(() => new nn.Dropout(1)).toThrow(/from 0 to 1/);
+    expect(() => new nn.LSTM({ inputSize: 4, hiddenSize: 4 }).forward(zeros([2, 3, 5]))).toThrow(
+      /expected \(B, T, 4\)/,
+    );
+  });
+});
+
+describe('initialisers', () => {
+  it('have the moments that their papers give them', async () => {
+    const make = (): Tensor => zeros([200, 300]);
+    const std = async (t: Tensor): Promise<number> => {
+      const v = await numbers(t);
+      const mean = v.reduce((a, b) => a + b, 0) / v.length;
+      return Math.sqrt(v.reduce((a, b) => a + (b - mean) ** 2, 0) / v.length);
+    };
+    const cases: [nn.init.InitName, number][] = [
+      ['xavierUniform', Math.sqrt(2 / 500)],
+      ['xavierNormal', Math.sqrt(2 / 500)],
+      ['kaimingUniform', Math.sqrt(2 / 300)],
+      ['kaimingNormal', Math.sqrt(2 / 300)],
+      ['normal', 1],
+      ['uniform', Math.sqrt(1 / 12)],
+    ];
+    for (const [name, want] of cases) {
+      const got = await std(nn.init.initialise(make(), name, generator()));
+      expect(Math.abs(got / want - 1), name).toBeLessThan(0.02);
+    }
+    expect(() => nn.init.initialise(make(), 'he' as nn.init.InitName)).toThrow(
+      /unknown initialiser/,
+    );
+    expect(() => nn.init.xavierNormal(zeros([3]))).toThrow(/two axes/);
+  });
+});
