@@ -31,7 +31,8 @@ const { values, positionals } = parseArgs({
   },
 });
 const name = positionals[0] ?? 'nanogpt';
-if (!Object.hasOwn(shapes, name)) throw new RangeError(`shape must be nanogpt or gpt2, got ${name}`);
+if (!Object.hasOwn(shapes, name))
+  throw new RangeError(`shape must be nanogpt or gpt2, got ${name}`);
 const shape = shapes[name as keyof typeof shapes];
 const dtype = values.dtype as 'float32' | 'bfloat16';
 const rounds = Number(values.rounds);
@@ -50,7 +51,9 @@ function ours(): Runner {
   const step = async (): Promise<number> => {
     const loss = tidy(() => {
       const x = tensor(ids, { shape: [batch, context] });
-      const l = autocast(dtype, () => (model as ReturnType<typeof createModel>).loss({ inputIds: x, targets: x }));
+      const l = autocast(dtype, () =>
+        (model as ReturnType<typeof createModel>).loss({ inputIds: x, targets: x }),
+      );
       l.backward();
       return l.detach();
     });
@@ -127,7 +130,11 @@ console.log(
       machine: { cpu: cpus()[0]?.model.trim(), ...devices()[0], node: process.versions.node },
       shape,
       dtype,
-      roots: { medianMs: median(times.roots), bestMs: Math.min(...times.roots), peakRss: rss.roots },
+      roots: {
+        medianMs: median(times.roots),
+        bestMs: Math.min(...times.roots),
+        peakRss: rss.roots,
+      },
       torch: peer
         ? {
             version: peer.version,

@@ -99,7 +99,7 @@ export class TensorFile {
       throw new RangeError(
         `${entry.file}: tensor ${JSON.stringify(name)} has ${shape.length} dimensions; at most 8 are supported`,
       );
-    const storage = Storage.allocate(numel(shape) * dtypes[dtype].bytes);
+    const storage = Storage.allocate(numel(shape) * dtypes[dtype].bytes, true);
     try {
       await native().readSafetensors(entry.handle, entry.begin, entry.end, storage.handle);
     } catch (error) {

@@ -30,7 +30,8 @@ export interface NativeMemory {
 export interface NativeAddon {
   kernels: Record<string, (...args: unknown[]) => void>;
   abi: string;
-  createStorage(bytes: number): unknown;
+  /** Uninitialised bytes for kernels; with `host`, bytes that the host may write at once. */
+  createStorage(bytes: number, host?: boolean): unknown;
   createStorageFrom(data: ArrayBufferView): unknown;
   disposeStorage(handle: unknown): void;
   read<T extends ArrayBufferView>(handle: unknown, offset: number, into: T): Promise<T>;

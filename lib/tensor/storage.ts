@@ -14,9 +14,9 @@ export class Storage {
     this.bytes = bytes;
   }
 
-  /** Uninitialised bytes. */
-  static allocate(bytes: number): Storage {
-    return new Storage(native().createStorage(bytes), bytes);
+  /** Uninitialised bytes for kernels to fill; `host`: for the host to fill, before any kernel. */
+  static allocate(bytes: number, host: boolean = false): Storage {
+    return new Storage(native().createStorage(bytes, host), bytes);
   }
 
   /** A copy of the bytes of an array. */

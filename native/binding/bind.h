@@ -141,11 +141,11 @@ class KernelTask final : public Task {
       : kernel_(kernel), name_(name), arguments_(std::move(arguments)), count_(count) {
     for (int i = 0; i < count; ++i) {
       held_[i] = held[i];
-      held_[i]->retain();
+      held_[i]->retain_for_task();
     }
   }
   ~KernelTask() override {
-    for (int i = 0; i < count_; ++i) held_[i]->release();
+    for (int i = 0; i < count_; ++i) held_[i]->release_for_task();
   }
   Status run(const Context& context) override {
     return std::apply([&](const Args&... args) { return kernel_(context, args...); }, arguments_);

@@ -36,7 +36,12 @@ void set_memory_limit(const Napi::CallbackInfo& info) {
   devices()[0].allocator->set_limit(bytes);
 }
 
-void release_cached(const Napi::CallbackInfo&) { devices()[0].allocator->drop_cache(); }
+void release_cached(const Napi::CallbackInfo& info) {
+  auto* environment = static_cast<Environment*>(info.Data());
+  environment->flush_parked();
+  environment->stream.synchronize();
+  devices()[0].allocator->drop_cache();
+}
 void reset_peak(const Napi::CallbackInfo&) { devices()[0].allocator->reset_peak(); }
 
 void set_threads(const Napi::CallbackInfo& info) {
@@ -57,7 +62,8 @@ void register_device(Napi::Env env, Napi::Object exports, Environment* environme
   exports.Set("devices", Napi::Function::New(env, list_devices, "devices"));
   exports.Set("memory", Napi::Function::New(env, memory_stats, "memory"));
   exports.Set("setMemoryLimit", Napi::Function::New(env, set_memory_limit, "setMemoryLimit"));
-  exports.Set("releaseCachedMemory", Napi::Function::New(env, release_cached, "releaseCachedMemory"));
+  exports.Set("releaseCachedMemory",
+              Napi::Function::New(env, release_cached, "releaseCachedMemory", environment));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak, "resetPeakMemory"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads", environment));
   exports.Set("getThreads", Napi::Function::New(env, get_threads, "getThreads"));

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/backends.h"
@@ -31,6 +32,14 @@ struct Environment {
   std::vector<std::unique_ptr<KernelCall>> kernel_calls;
   napi_threadsafe_function completions = nullptr;
   int pending = 0;  // promises not yet settled: while there are any, the process stays alive
+
+  // Blocks that disposed tensors left while queued kernels still use them, by size class. The queue runs in
+  // order, so kernels queued from now on may have them at once; the host may not touch them before it has
+  // waited. Without this, code that queues a whole training step ahead of its execution would hold every
+  // temporary of the step at the same time.
+  std::unordered_map<size_t, std::vector<Block*>> parked;
+  // Lets go of the parked blocks: each returns to the allocator once the kernels that use it are done.
+  void flush_parked();
 
   void add_pending();
   void remove_pending();

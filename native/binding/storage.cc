@@ -46,8 +46,30 @@ std::string megabytes(int64_t bytes) {
   return text;
 }
 
-Storage* allocate_or_throw(napi_env env, int64_t bytes) {
+// A block whose last users are queued already, for kernels that will be queued behind them; nullptr when
+// there is none of this size.
+Storage* adopt_parked(Environment* environment, int64_t bytes) {
+  const auto found = environment->parked.find(size_class(static_cast<size_t>(bytes)));
+  if (found == environment->parked.end() || found->second.empty()) return nullptr;
+  Allocator* allocator = devices()[0].allocator;
+  if (!allocator->unpark(static_cast<size_t>(bytes))) return nullptr;
+  Block* block = found->second.back();
+  found->second.pop_back();
+  Storage* storage = Storage::adopt(allocator, block, static_cast<size_t>(bytes));
+  if (!storage) {
+    allocator->count_out(static_cast<size_t>(bytes));
+    block->release(allocator);
+  }
+  return storage;
+}
+
+Storage* allocate_or_throw(napi_env env, Environment* environment, int64_t bytes) {
   Storage* storage = Storage::create(devices()[0].allocator, static_cast<size_t>(bytes));
+  if (!storage) {
+    environment->flush_parked();
+    environment->stream.synchronize();
+    storage = Storage::create(devices()[0].allocator, static_cast<size_t>(bytes));
+  }
   if (!storage) {
     const MemoryStats stats = devices()[0].allocator->stats();
     throw_error(env, "ERR_OUT_OF_MEMORY",
@@ -76,15 +98,21 @@ bool bytes_of(napi_env env, napi_value value, void** data, size_t* bytes) {
   return true;
 }
 
-// createStorage(bytes)
+// createStorage(bytes, host = false): uninitialised. With host, bytes that no queued kernel uses, so that the
+// host may write them; otherwise they are for kernels alone.
 napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
-  napi_value argument;
-  size_t count = 1;
-  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
+  napi_value arguments[2];
+  size_t count = 2;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
   int64_t bytes;
-  if (count < 1 || !to_size(env, argument, &bytes))
+  if (count < 1 || !to_size(env, arguments[0], &bytes))
     return throw_error(env, "ERR_ROOTS_NATIVE", "createStorage: expected a size in bytes");
-  Storage* storage = allocate_or_throw(env, bytes);
+  bool host = false;
+  if (count >= 2) napi_get_value_bool(env, arguments[1], &host);
+  auto* environment = static_cast<Environment*>(data);
+  Storage* storage = host ? nullptr : adopt_parked(environment, bytes);
+  if (!storage) storage = allocate_or_throw(env, environment, bytes);
   return storage ? wrap(env, storage) : nullptr;
 }
 
@@ -92,11 +120,13 @@ napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
 napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
   napi_value argument;
   size_t count = 1;
-  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok) return nullptr;
+  void* environment;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, &environment) != napi_ok) return nullptr;
   void* source;
   size_t bytes;
   if (count < 1 || !bytes_of(env, argument, &source, &bytes)) return nullptr;
-  Storage* storage = allocate_or_throw(env, static_cast<int64_t>(bytes));
+  Storage* storage =
+      allocate_or_throw(env, static_cast<Environment*>(environment), static_cast<int64_t>(bytes));
   if (!storage) return nullptr;
   if (bytes > 0) memcpy(storage->data(), source, bytes);
   return wrap(env, storage);
@@ -106,13 +136,21 @@ napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
 napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   napi_value argument;
   size_t count = 1;
-  if (napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr) != napi_ok || count < 1)
+  void* environment;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, &environment) != napi_ok || count < 1)
     return nullptr;
   void* data;
   if (napi_get_value_external(env, argument, &data) != napi_ok || !data ||
       static_cast<StorageHandle*>(data)->magic != StorageHandle::kMagic)
     return throw_error(env, "ERR_ROOTS_NATIVE", "disposeStorage: not a storage");
-  drop(env, static_cast<StorageHandle*>(data));
+  auto* handle = static_cast<StorageHandle*>(data);
+  Storage* storage = handle->storage;
+  if (storage && storage->waits_for_tasks_only()) {
+    devices()[0].allocator->park(storage->bytes());
+    Block* block = storage->surrender();
+    static_cast<Environment*>(environment)->parked[block->rounded()].push_back(block);
+  }
+  drop(env, handle);
   return nullptr;
 }
 
@@ -198,6 +236,8 @@ void settle(napi_env env, napi_value, void*, void* data) noexcept {
     napi_create_error(env, code, message, &reason);
     napi_reject_deferred(env, read->deferred, reason);
   }
+  // the queue has come this far: what was parked for it can be cached, or given back, by the usual rules
+  read->environment->flush_parked();
   read->environment->remove_pending();
 }
 
@@ -273,7 +313,18 @@ Environment::Environment(napi_env e) : env(e) {
 // The thread ends first; then nobody calls the threadsafe function any more.
 Environment::~Environment() {
   stream.stop();
+  flush_parked();
   napi_release_threadsafe_function(completions, napi_tsfn_abort);
+}
+
+void Environment::flush_parked() {
+  Allocator* allocator = devices()[0].allocator;
+  for (auto& [rounded, blocks] : parked)
+    for (Block* block : blocks) {
+      allocator->unpark_unused(rounded);
+      block->release(allocator);
+    }
+  parked.clear();
 }
 
 void Environment::add_pending() {

@@ -49,13 +49,15 @@ void* Allocator::allocate(size_t bytes) {
   return data;
 }
 
-void Allocator::release(void* data, size_t bytes) {
+void Allocator::count_out(size_t bytes) {
   const std::lock_guard lock(mutex_);
-  const size_t rounded = size_class(bytes);
   --stats_.live_blocks;
   stats_.live_bytes -= static_cast<int64_t>(bytes);
-  const int64_t keep = stats_.peak_bytes > kMinimumCache ? stats_.peak_bytes : kMinimumCache;
-  if (stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) > keep) {
+}
+
+void Allocator::recycle(void* data, size_t rounded) {
+  const std::lock_guard lock(mutex_);
+  if (!may_keep(rounded)) {
     backend_->release(data, rounded);
     return;
   }
@@ -67,7 +69,39 @@ void Allocator::drop_cache_locked() {
   for (auto& [rounded, blocks] : free_)
     for (void* block : blocks) backend_->release(block, rounded);
   free_.clear();
-  stats_.cached_bytes = 0;
+  stats_.cached_bytes = parked_bytes_;
+}
+
+bool Allocator::may_keep(size_t rounded) const {
+  const int64_t keep = stats_.peak_bytes > kMinimumCache ? stats_.peak_bytes : kMinimumCache;
+  return stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) <= keep;
+}
+
+void Allocator::park(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto rounded = static_cast<int64_t>(size_class(bytes));
+  --stats_.live_blocks;
+  stats_.live_bytes -= static_cast<int64_t>(bytes);
+  stats_.cached_bytes += rounded;
+  parked_bytes_ += rounded;
+}
+
+bool Allocator::unpark(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (bytes > static_cast<size_t>(stats_.limit_bytes - stats_.live_bytes)) return false;
+  const auto rounded = static_cast<int64_t>(size_class(bytes));
+  ++stats_.live_blocks;
+  stats_.live_bytes += static_cast<int64_t>(bytes);
+  stats_.cached_bytes -= rounded;
+  parked_bytes_ -= rounded;
+  if (stats_.live_bytes > stats_.peak_bytes) stats_.peak_bytes = stats_.live_bytes;
+  return true;
+}
+
+void Allocator::unpark_unused(size_t rounded) {
+  const std::lock_guard lock(mutex_);
+  stats_.cached_bytes -= static_cast<int64_t>(rounded);
+  parked_bytes_ -= static_cast<int64_t>(rounded);
 }
 
 void Allocator::drop_cache() {

@@ -26,19 +26,32 @@ class Allocator {
 
   // nullptr: the limit is reached or the system has no memory.
   void* allocate(size_t bytes);
-  void release(void* data, size_t bytes);
+  // The two halves of giving back: the bytes no longer count, and the block (of size_class(bytes)) may be
+  // used again.
+  void count_out(size_t bytes);
+  void recycle(void* data, size_t rounded);
   void drop_cache();
+
+  // Blocks that queued work still uses, kept by whoever queues it for work that comes later: their bytes
+  // count as cached. unpark() refuses beyond the limit;
+  // unpark_unused() is for blocks that nobody took.
+  void park(size_t bytes);
+  bool unpark(size_t bytes);
+  void unpark_unused(size_t rounded);
+
   MemoryStats stats();
   void set_limit(int64_t bytes);
   void reset_peak();
 
  private:
   void drop_cache_locked();
+  bool may_keep(size_t rounded) const;
 
   const Backend* backend_;
   std::mutex mutex_;
   std::unordered_map<size_t, std::vector<void*>> free_;
   MemoryStats stats_;
+  int64_t parked_bytes_ = 0;  // part of cached_bytes
 };
 
 // The rounded size of a block: steps of one eighth of a power of two, so at most 12.5 % is lost.

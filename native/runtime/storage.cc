@@ -4,17 +4,33 @@
 
 namespace roots {
 
+void Block::release(Allocator* allocator) {
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  allocator->recycle(data_, rounded_);
+  delete this;
+}
+
 Storage* Storage::create(Allocator* allocator, size_t bytes) {
   void* data = allocator->allocate(bytes);
   if (!data) return nullptr;
-  Storage* storage = new (std::nothrow) Storage(allocator, data, bytes);
-  if (!storage) allocator->release(data, bytes);
+  Block* block = new (std::nothrow) Block(data, size_class(bytes));
+  Storage* storage = block ? new (std::nothrow) Storage(allocator, block, bytes) : nullptr;
+  if (!storage) {
+    delete block;
+    allocator->count_out(bytes);
+    allocator->recycle(data, size_class(bytes));
+  }
   return storage;
+}
+
+Storage* Storage::adopt(Allocator* allocator, Block* block, size_t bytes) {
+  return new (std::nothrow) Storage(allocator, block, bytes);
 }
 
 void Storage::release() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  allocator_->release(data_, bytes_);
+  if (counted_.load()) allocator_->count_out(bytes_);
+  block_->release(allocator_);
   delete this;
 }
 

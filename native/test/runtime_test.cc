@@ -38,10 +38,12 @@ void allocator() {
   EXPECT(p && a.stats().live_bytes == 1000 && a.stats().live_blocks == 1);
   EXPECT(a.allocate(size_t{1} << 20) == nullptr);
   EXPECT(a.allocate(SIZE_MAX) == nullptr && a.allocate(SIZE_MAX / 2) == nullptr);
-  a.release(p, 1000);
+  a.count_out(1000);
+  a.recycle(p, size_class(1000));
   EXPECT(a.stats().live_bytes == 0 && a.stats().cached_bytes == 1024);
   EXPECT(a.allocate(1001) == p);  // the same class, from the cache
-  a.release(p, 1001);
+  a.count_out(1001);
+  a.recycle(p, size_class(1001));
   a.drop_cache();
   EXPECT(a.stats().cached_bytes == 0 && a.stats().peak_bytes == 1001);
 }
