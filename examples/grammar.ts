@@ -1,6 +1,5 @@
 // A small artificial language, so that the demo needs no data: sentences from a grammar with agreement, by a seeded
 // generator.
-import type { JsonObject } from '../lib/io/json.js';
 
 const people = [
   'the sailor',
@@ -55,48 +54,4 @@ export function sentences(count: number, seed: number): string {
     lines.push(sentence[0]!.toUpperCase() + sentence.slice(1));
   }
   return `${lines.join('\n')}\n`;
-}
-
-/** A tokenizer.json with one token per byte that the text uses: byte-level BPE without merges. */
-export function byteTokenizer(text: string): JsonObject {
-  // the printable stand-ins of GPT-2's byte-level alphabet, for the bytes that occur here
-  const stand = (c: string): string => (c === ' ' ? 'Ġ' : c === '\n' ? 'Ċ' : c);
-  const characters = [...new Set(text)].toSorted().map(stand);
-  const vocab = Object.fromEntries(['<|endoftext|>', ...characters].map((c, i) => [c, i]));
-  return {
-    version: '1.0',
-    truncation: null,
-    padding: null,
-    added_tokens: [
-      {
-        id: 0,
-        content: '<|endoftext|>',
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      },
-    ],
-    normalizer: null,
-    pre_tokenizer: {
-      type: 'ByteLevel',
-      add_prefix_space: false,
-      trim_offsets: true,
-      use_regex: true,
-    },
-    post_processor: null,
-    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: {
-      type: 'BPE',
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab,
-      merges: [],
-    },
-  };
 }

@@ -13,14 +13,14 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { GPT2LMHeadModel, Generator, LanguageModel, Tokenizer } from '../lib/index.js';
-import { byteTokenizer, sentences } from '../examples/grammar.js';
+import { GPT2LMHeadModel, Generator, LanguageModel, byteTokenizer } from '../lib/index.js';
+import { sentences } from '../examples/grammar.js';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const work = mkdtempSync(join(tmpdir(), 'roots-docs-'));
 
 const corpus = sentences(3000, 1);
-const tokenizer = Tokenizer.fromJson(byteTokenizer(corpus), { eos_token: '<|endoftext|>' });
+const tokenizer = byteTokenizer({ text: corpus });
 const model = GPT2LMHeadModel.create(
   {
     architectures: ['GPT2LMHeadModel'],

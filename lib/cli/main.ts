@@ -12,6 +12,7 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   eval: () => import('./commands/eval.js'),
   train: () => import('./commands/train.js'),
   finetune: () => import('./commands/finetune.js'),
+  distill: () => import('./commands/distill.js'),
   compress: () => import('./commands/compress.js'),
   bench: () => import('./commands/bench.js'),
   measure: () => import('./commands/measure.js'),

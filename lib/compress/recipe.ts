@@ -271,7 +271,7 @@ async function compressLoaded(
   });
   let current = original.model.share();
   // what the gate returns to: the last model that passed it
-  let passed = current.share();
+  let passed = current;
   const reports: StageReport[] = [];
   let pending: StageReport[] = [];
   let kldNow = 0;
@@ -303,7 +303,7 @@ async function compressLoaded(
         );
         candidate.dispose();
       } else {
-        current.dispose();
+        if (current !== passed) current.dispose();
         current = candidate;
         kldNow = moved.kld;
       }
@@ -313,12 +313,12 @@ async function compressLoaded(
       }
       const broken = rejection(current, kldNow, maxKld);
       if (broken === null) {
-        passed.dispose();
-        passed = current.share();
+        if (passed !== current) passed.dispose();
+        passed = current;
       } else {
         for (const r of [...pending, report]) if (r.accepted) refuse(r, broken);
-        current.dispose();
-        current = passed.share();
+        if (current !== passed) current.dispose();
+        current = passed;
         kldNow = reports.findLast((r) => r.accepted)?.kld ?? 0;
       }
       pending = [];
@@ -335,7 +335,7 @@ async function compressLoaded(
       base,
     });
   } finally {
-    current.dispose();
+    if (current !== passed) current.dispose();
     passed.dispose();
   }
 }

@@ -8,6 +8,7 @@ import type { CausalLM } from '../models/causal_lm.js';
 import { writeModel } from '../models/registry.js';
 import { flopsPerToken, parameterCount } from '../models/size.js';
 import { native } from '../native/load.js';
+import type { Module } from '../nn/module.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import type { TrainingOptions } from './arguments.js';
 import { causalLM } from './objectives.js';
@@ -23,6 +24,8 @@ export interface TrainLanguageModelOptions {
   args: Partial<TrainingOptions> & { outputDir: string };
   generationConfig?: JsonObject;
   objective?: Objective<CausalLM, TokenBatch>;
+  /** Trained beside the model, for objectives that need it. */
+  auxiliary?: Module;
   callbacks?: readonly TrainerCallback[];
   facts?: readonly (readonly [name: string, value: string])[];
 }
@@ -51,6 +54,7 @@ export async function trainLanguageModel(
     args,
     objective: options.objective ?? causalLM({ labelSmoothing: args.labelSmoothingFactor ?? 0 }),
     evalObjective: causalLM(),
+    ...(options.auxiliary && { auxiliary: options.auxiliary }),
     trainDataset,
     evalDataset,
     saveModel: (m, folder) => writeModel(folder, m, extra),
@@ -70,16 +74,10 @@ export async function trainLanguageModel(
   });
   const result = await trainer.train();
   let valLoss = Number.isNaN(result.evalLoss) ? null : result.evalLoss;
-  if (evalDataset && !result.interrupted) {
-    valLoss = (await trainer.evaluate()).evalLoss;
-    trainer.optimizer.dispose();
-    model.requiresGrad(false);
-    await publishModel(trainer.args.outputDir, model, extra);
-  } else {
-    trainer.optimizer.dispose();
-    model.requiresGrad(false);
-    if (!result.interrupted) await publishModel(trainer.args.outputDir, model, extra);
-  }
+  if (evalDataset && !result.interrupted) valLoss = (await trainer.evaluate()).evalLoss;
+  trainer.optimizer.dispose();
+  model.requiresGrad(false);
+  if (!result.interrupted) await publishModel(trainer.args.outputDir, model, extra);
   return {
     steps: result.steps,
     trainLoss: result.trainLoss,

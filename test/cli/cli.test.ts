@@ -31,7 +31,18 @@ describe('help and mistakes', () => {
   it('explains itself', () => {
     const r = roots('--help');
     expect(r.status).toBe(0);
-    for (const name of ['info', 'generate', 'eval', 'compress', 'bench', 'measure', 'devices']) {
+    for (const name of [
+      'info',
+      'generate',
+      'eval',
+      'train',
+      'finetune',
+      'distill',
+      'compress',
+      'bench',
+      'measure',
+      'devices',
+    ]) {
       expect(r.out).toContain(name);
       expect(roots(name, '--help').out).toMatch(new RegExp(`roots ${name}`));
     }
@@ -50,6 +61,17 @@ describe('help and mistakes', () => {
     [['generate', 'x'], /--prompt is required/],
     [['generate', 'x', '--prompt', 'a', '--top-k', 'many'], /--top-k must be a number, got "many"/],
     [['compress', 'x', '--out', 'y', '--calibration', 'c', '--eval', 'e', '--prune', 'ffn'], /./],
+    [['train', '--out', 'x'], /--text is required/],
+    [['train', '--text', 'nowhere.txt', '--out', 'x'], /nowhere\.txt: no such file/],
+    [
+      ['train', '--text', 'x', '--out', 'y', '--model', 'bert'],
+      /--model must be one of gpt2, llama, lstm/,
+    ],
+    [
+      ['train', '--text', 'x', '--out', 'y', '--preset', 'big'],
+      /--preset must be one of nanogpt-cpu/,
+    ],
+    [['distill', 'a', '--text', 'x', '--out', 'y'], /expected 2 arguments, got 1/],
     [['bench', 'everything'], /unknown benchmark "everything"/],
     [['eval', 'x', '--task', 'beauty', '--text', 'y'], /--task must be perplexity/],
   ])('%j fails with one line', (args, message) => {
