@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { LanguageModel, memory, synchronize } from '../../lib/index.js';
+import { LanguageModel } from '../../lib/index.js';
 import {
   makeSampler,
   penalise,
