@@ -37,6 +37,7 @@ const model = GPT2LMHeadModel.create(
 await new LanguageModel(model, tokenizer).save(join(work, 'model'));
 writeFileSync(join(work, 'calibration.txt'), corpus);
 writeFileSync(join(work, 'held_out.txt'), sentences(60, 9));
+writeFileSync(join(work, 'corpus.txt'), sentences(200, 4));
 mkdirSync(join(work, 'node_modules/.bin'), { recursive: true });
 symlinkSync(root, join(work, 'node_modules/roots-llm'));
 writeFileSync(

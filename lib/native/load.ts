@@ -51,6 +51,7 @@ export interface NativeAddon {
   fsyncPath(path: string): Promise<void>;
   /** A descriptor holding an exclusive lock, or null when somebody else holds it. */
   lockFile(path: string): number | null;
+  unlockFile(descriptor: number): void;
 }
 
 /** The native part of the package could not be loaded. */

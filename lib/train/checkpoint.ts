@@ -41,14 +41,13 @@ export async function lockRun(folder: string): Promise<() => void> {
       cause: error,
     });
   });
-  const { closeSync } = await import('node:fs');
   const descriptor = native().lockFile(join(folder, '.lock'));
   if (descriptor === null)
     throw new FileError(
       'ERR_LOCKED',
       `${folder}: another training is running there; choose another outputDir, or end that one`,
     );
-  return () => closeSync(descriptor);
+  return () => native().unlockFile(descriptor);
 }
 
 export interface CheckpointContent {

@@ -283,6 +283,12 @@ Napi::Value lock_file(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, fd);
 }
 
+// unlockFile(descriptor of lockFile)
+Napi::Value unlock_file(const Napi::CallbackInfo& info) {
+  if (info.Length() > 0 && info[0].IsNumber()) close(info[0].As<Napi::Number>().Int32Value());
+  return info.Env().Undefined();
+}
+
 }  // namespace
 
 void register_files(Napi::Env env, Napi::Object exports) {
@@ -291,6 +297,7 @@ void register_files(Napi::Env env, Napi::Object exports) {
   exports.Set("validateJson", Napi::Function::New(env, validate, "validateJson"));
   exports.Set("fsyncPath", Napi::Function::New(env, fsync_path, "fsyncPath"));
   exports.Set("lockFile", Napi::Function::New(env, lock_file, "lockFile"));
+  exports.Set("unlockFile", Napi::Function::New(env, unlock_file, "unlockFile"));
 }
 
 }  // namespace roots
