@@ -33,13 +33,13 @@ export async function bestMs(fn: () => void, runs: number): Promise<number> {
   return best;
 }
 
-/** float32 multiply-adds on registers alone, counted as two, in 10⁹ per second. Takes about a tenth of a second. */
+/** float32 multiply-adds on registers alone, counted as two, in 10⁹ per second. Best of twenty short runs, a few hundredths of a second. */
 export async function measureFmaPeak(): Promise<number> {
   const chunks = 8 * getThreads();
   const width = vectorBytes[devices()[0]!.isa] ?? 16;
   const out = empty([chunks], 'float64');
   const iterations = 100_000;
-  const ms = await bestMs(() => kernels.probe_fma(out, 0, iterations), 8);
+  const ms = await bestMs(() => kernels.probe_fma(out, 0, iterations), 20);
   out.dispose();
   return (chunks * iterations * 12 * 2 * (width / 4)) / (ms * 1e6);
 }

@@ -12,10 +12,11 @@ export function compact(value: number): string {
   if (!Number.isFinite(value)) return String(value);
   const magnitude = Math.abs(value);
   if (magnitude >= 1000) return Math.round(value).toLocaleString('en-US');
+  if (Number.isInteger(value)) return String(value);
   if (magnitude >= 100) return value.toFixed(0);
   if (magnitude >= 10) return value.toFixed(1);
   if (magnitude >= 1) return value.toFixed(2);
-  return value === 0 ? '0' : value.toPrecision(3);
+  return value.toPrecision(3);
 }
 
 export interface Bar {

@@ -11,11 +11,11 @@ export interface TrainingReport {
   facts: readonly (readonly [name: string, value: string])[];
 }
 
-function series(history: readonly LogEntry[], key: string, name: string): Series {
+function series(history: readonly LogEntry[], key: string, name: string, unit: number = 1): Series {
   return {
     name,
     points: history.flatMap((e) =>
-      e[key] !== undefined && Number.isFinite(e[key]) ? [[e.step, e[key]] as const] : [],
+      e[key] !== undefined && Number.isFinite(e[key]) ? [[e.step, e[key] / unit] as const] : [],
     ),
   };
 }
@@ -47,9 +47,9 @@ export function trainingReport(r: TrainingReport): string {
     ),
     { x: 'step', y: 'nats per token' },
   );
-  const single = (key: string, title: string, unit: string): string =>
+  const single = (key: string, title: string, unit: string, divisor = 1): string =>
     train.some((e) => e[key] !== undefined)
-      ? lineChart(title, [series(history, key, title)], { x: 'step', y: unit })
+      ? lineChart(title, [series(history, key, title, divisor)], { x: 'step', y: unit })
       : '';
   const charts = [
     loss,
@@ -57,7 +57,7 @@ export function trainingReport(r: TrainingReport): string {
     single('gradNorm', 'Gradient norm before clipping', ''),
     single('tokensPerSecond', 'Throughput', 'tokens/s'),
     single('mfu', 'Share of the measured arithmetic peak (MFU)', ''),
-    single('rssBytes', 'Resident memory', 'bytes'),
+    single('rssBytes', 'Resident memory', 'MB', 1e6),
   ].join('');
   const events =
     bad.length > 0

@@ -121,7 +121,9 @@ export interface TrainResult {
   /** Of the last evaluation; NaN without one. */
   evalLoss: number;
   tokens: number;
+  /** Of the steps alone, without evaluations and saves. */
   tokensPerSecond: number;
+  /** In all. */
   seconds: number;
   /** The signal that ended the run, if one did. */
   interrupted: NodeJS.Signals | null;
@@ -289,8 +291,9 @@ export class Trainer<M extends Module, B, E = B> {
     const start = performance.now();
     const firstStep = state.step;
     const startTokens = state.tokens;
-    const interval = { loss: 0, steps: 0, tokens: 0, since: start };
+    const interval = { loss: 0, steps: 0, tokens: 0, ms: 0 };
     let lossSum = 0;
+    let stepMs = 0;
     let stopReason: TrainResult['stopReason'] = 'steps';
     let badInARow = 0;
     const norms: number[] = [];
@@ -312,6 +315,8 @@ export class Trainer<M extends Module, B, E = B> {
       interval.loss += result.loss;
       interval.steps++;
       interval.tokens += result.tokens;
+      interval.ms += result.ms;
+      stepMs += result.ms;
       this.#progress?.step(result, this.#o.flopsPerToken ?? 0, this.#peak());
       if (epochEnded) this.#nextEpoch();
       this.#control.save = this.#control.evaluate = false;
@@ -355,7 +360,7 @@ export class Trainer<M extends Module, B, E = B> {
       trainLoss: steps > 0 ? lossSum / steps : NaN,
       evalLoss: this.#lastEval,
       tokens: state.tokens,
-      tokensPerSecond: (state.tokens - startTokens) / Math.max(seconds, 1e-9),
+      tokensPerSecond: (state.tokens - startTokens) / Math.max(stepMs / 1000, 1e-9),
       seconds,
       interrupted: this.#signal,
       skippedSteps: state.skippedSteps,
@@ -478,10 +483,10 @@ export class Trainer<M extends Module, B, E = B> {
 
   async #logInterval(
     result: StepResult,
-    interval: { loss: number; steps: number; tokens: number; since: number },
+    interval: { loss: number; steps: number; tokens: number; ms: number },
   ): Promise<void> {
-    const now = performance.now();
-    const rate = interval.tokens / ((now - interval.since) / 1000);
+    // of the steps alone: evaluating and saving are not training
+    const rate = interval.tokens / (interval.ms / 1000);
     const flops = this.#o.flopsPerToken ?? 0;
     const metrics: Metrics = {
       // the mean of every step since the last line, nothing filtered
@@ -495,7 +500,7 @@ export class Trainer<M extends Module, B, E = B> {
     };
     if (flops > 0 && this.#peak() > 0) metrics['mfu'] = (rate * flops) / (this.#peak() * 1e9);
     await this.#log(metrics);
-    Object.assign(interval, { loss: 0, steps: 0, tokens: 0, since: performance.now() });
+    Object.assign(interval, { loss: 0, steps: 0, tokens: 0, ms: 0 });
   }
 
   async #log(metrics: Metrics): Promise<void> {

@@ -92,7 +92,9 @@ Teacher and student are model folders with one vocabulary. To heal a pruned mode
         0,
       );
       const { kld } = await divergence(teacher.model, student.model, [...inputIds], { context });
-      process.stderr.write(`KLD to the teacher on validation text: ${kld.toFixed(5)} nats per token\n`);
+      process.stderr.write(
+        `KLD to the teacher on validation text: ${kld.toFixed(5)} nats per token\n`,
+      );
     }
     finish(values, summary, given.outputDir);
   },
