@@ -4,20 +4,20 @@ import { attention } from '../ops/attention.js';
 import { checkpoint } from '../autograd/checkpoint.js';
 import { isGradEnabled } from '../autograd/modes.js';
 import { dropout } from '../ops/dropout.js';
-import { add, mul, notEqual, where } from '../ops/elementwise.js';
+import { add, greaterEqual, mul, notEqual, sub, where } from '../ops/elementwise.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { crossEntropy } from '../ops/losses.js';
 import { contiguous } from '../ops/cast.js';
 import { matmul } from '../ops/matmul.js';
 import { softmax } from '../ops/softmax.js';
-import { concat, expand, reshape, slice, transpose, unsqueeze } from '../ops/view.js';
+import { concat, expand, reshape, slice, transpose, tril, unsqueeze } from '../ops/view.js';
 import type { JsonObject } from '../io/json.js';
 import type { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';
 import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import * as check from '../ops/check.js';
-import { full, tensor } from '../tensor/create.js';
+import { arange, full, ones } from '../tensor/create.js';
 import { OptionError, RootsError, ShapeError } from '../tensor/errors.js';
 import { tidy, track, untracked } from '../tensor/scope.js';
 import { format } from '../tensor/shape.js';
@@ -270,19 +270,23 @@ function attentionWeights(
   scale: number,
   window: number,
 ): Tensor {
-  const [b, h, t] = q.shape as [number, number, number, number];
+  const [, h, t] = q.shape as [number, number, number, number];
   const keys = k.shape[2]!;
   const past = keys - t;
-  const starts = input.cache?.starts ? (input.cache.starts.dataSync() as BigInt64Array) : null;
-  const visible = new Uint8Array((starts ? b : 1) * t * keys);
-  for (let row = 0; row < (starts ? b : 1); row++)
-    for (let i = 0; i < t; i++)
-      for (let j = starts ? Number(starts[row]) : 0; j <= past + i; j++)
-        if (window === 0 || past + i - j < window) visible[(row * t + i) * keys + j] = 1;
   return tidy(() => {
-    const seen = tensor(visible, { shape: [starts ? b : 1, 1, t, keys] });
+    // query i sees keys past + i - window < j <= past + i
+    const triangle = (diagonal: number): Tensor => tril(ones([t, keys], { dtype: q.dtype }), diagonal);
+    const seen = notEqual(
+      window > 0 ? sub(triangle(past), triangle(past - window)) : triangle(past),
+      0,
+    );
     const scores = mul(matmul(q, transpose(repeatHeads(k, h))), scale);
-    let masked = where(notEqual(seen, 0), scores, -Infinity);
+    let masked = where(seen, scores, -Infinity);
+    const starts = input.cache?.starts;
+    if (starts) {
+      const begun = greaterEqual(arange(0, keys, 1, { dtype: 'int64' }), unsqueeze(starts, 1)); // (B, Tk)
+      masked = where(reshape(begun, [starts.size, 1, 1, keys]), masked, -Infinity);
+    }
     if (input.mask)
       masked =
         input.mask.dtype === 'bool'
