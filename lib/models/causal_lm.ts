@@ -275,7 +275,8 @@ function attentionWeights(
   const past = keys - t;
   return tidy(() => {
     // query i sees keys past + i - window < j <= past + i
-    const triangle = (diagonal: number): Tensor => tril(ones([t, keys], { dtype: q.dtype }), diagonal);
+    const triangle = (diagonal: number): Tensor =>
+      tril(ones([t, keys], { dtype: q.dtype }), diagonal);
     const seen = notEqual(
       window > 0 ? sub(triangle(past), triangle(past - window)) : triangle(past),
       0,
