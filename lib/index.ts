@@ -47,8 +47,8 @@ export type {
   TrainerState,
   TrainResult,
 } from './train/trainer.js';
-export { trainingArguments } from './train/arguments.js';
-export type { TrainingOptions } from './train/arguments.js';
+export { TrainingArguments } from './train/arguments.js';
+export type { PartialTrainingOptions, TrainingOptions } from './train/arguments.js';
 export { trainLanguageModel } from './train/language_model.js';
 export { causalLM } from './train/objectives.js';
 export type { Objective, StepLoss } from './train/objectives.js';

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The suite in Node with an ASan + UBSan addon.
-#   scripts/test_asan.sh [vitest filters]
+#   scripts/test_asan.sh [vitest filters and options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

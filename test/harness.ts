@@ -1,6 +1,7 @@
 // What op tests share: fixtures, tolerances, a leak check, and checkOp().
-import { existsSync, readFileSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
   cast,
@@ -18,6 +19,15 @@ export const fixturesPath = resolve(
   process.env['ROOTS_FIXTURES'] ?? new URL('../../shared/fixtures', import.meta.url).pathname,
 );
 export const hasFixtures = existsSync(fixturesPath);
+
+const temporaries: string[] = [];
+process.on('exit', () => temporaries.forEach((f) => rmSync(f, { recursive: true, force: true })));
+/** A fresh folder that goes when the process ends. */
+export function temporaryFolder(name: string): string {
+  const folder = mkdtempSync(join(tmpdir(), `roots-${name}-`));
+  temporaries.push(folder);
+  return folder;
+}
 
 /** describe() that needs the fixtures: skipped with a visible reason where they are absent. */
 export function describeWithFixtures(name: string, body: () => void): void {

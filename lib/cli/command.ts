@@ -42,6 +42,24 @@ export function textOption(values: Values, name: string): string | undefined {
   return typeof value === 'string' ? value : undefined;
 }
 
+/** `text` as one of the values that `--name` takes. */
+export function choice<T extends string>(name: string, text: string, allowed: readonly T[]): T {
+  if (!(allowed as readonly string[]).includes(text))
+    throw new UsageError(
+      `--${name} must be one of ${allowed.join(', ')}, got ${JSON.stringify(text)}`,
+    );
+  return text as T;
+}
+
+export function choiceOption<T extends string>(
+  values: Values,
+  name: string,
+  allowed: readonly T[],
+): T | undefined {
+  const text = textOption(values, name);
+  return text === undefined ? undefined : choice(name, text, allowed);
+}
+
 export function requiredOption(values: Values, name: string): string {
   const value = textOption(values, name);
   if (value === undefined) throw new UsageError(`--${name} is required`);

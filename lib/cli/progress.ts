@@ -1,5 +1,6 @@
 // Progress on standard error: a line that rewrites itself on a terminal, plain lines every few seconds elsewhere.
 // Nothing is shown for work that ends within two seconds.
+import { duration } from '../train/progress_line.js';
 
 const quietMs = 2000;
 const plainEveryMs = 5000;
@@ -23,7 +24,7 @@ export class Progress {
     if (elapsed < quietMs || now - this.#shown < (this.#terminal ? 100 : plainEveryMs)) return;
     this.#shown = now;
     const left = done > 0 ? (elapsed / done) * (1 - done) : Infinity;
-    const text = `${stage}: ${(100 * done).toFixed(0)} %, ${seconds(elapsed)} so far, ${Number.isFinite(left) ? `about ${seconds(left)} left` : 'estimating'}`;
+    const text = `${stage}: ${(100 * done).toFixed(0)} %, ${duration(elapsed / 1000)} so far, ${Number.isFinite(left) ? `about ${duration(left / 1000)} left` : 'estimating'}`;
     process.stderr.write(this.#terminal ? `\r\u001b[2K${text}` : `${text}\n`);
   }
 
@@ -34,9 +35,4 @@ export class Progress {
   end(): void {
     this.#clear();
   }
-}
-
-function seconds(ms: number): string {
-  const s = Math.round(ms / 1000);
-  return s < 60 ? `${s} s` : `${Math.floor(s / 60)} min ${s % 60} s`;
 }

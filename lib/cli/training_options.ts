@@ -1,6 +1,7 @@
 // The options that train, finetune and distill share.
-import type { TrainingOptions, OptimizerName, NanPolicy } from '../train/arguments.js';
-import type { ScheduleName } from '../optim/schedules.js';
+import { nanPolicies, optimizerNames, reporters } from '../train/arguments.js';
+import type { PartialTrainingOptions } from '../train/arguments.js';
+import { scheduleNames } from '../optim/schedules.js';
 import type { TrainingSummary } from '../train/language_model.js';
 import { interruptedExitCode } from '../train/trainer.js';
 import { byteTokenizer } from '../text/byte_tokenizer.js';
@@ -9,6 +10,8 @@ import { TokenDataset } from '../data/token_dataset.js';
 import { join } from 'node:path';
 import {
   UsageError,
+  choice,
+  choiceOption,
   defined,
   integerOption,
   numberOption,
@@ -58,12 +61,12 @@ export const trainingUsage: string = `  --text FILE…             text, .jsonl 
   --val FILE | --val-split R   validation text, or the last share of the training text (default 0.1)
   --steps N | --epochs N   --batch N  --accumulate N  --context N
   --lr X  --schedule NAME  --warmup N  --min-lr-rate R  --weight-decay X  --clip X  --label-smoothing R
-  --optimizer adamw|adam|sgd|lion|adafactor|adamw_8bit
+  --optimizer ${optimizerNames.join('|')}
   --bf16                   matrix products in bfloat16, weights in float32
   --checkpointing          recompute blocks in the backward pass: less memory, a third more time
   --log-every N  --eval-every N  --save-every N  --keep-checkpoints N
   --patience N  --best-at-end   stop after N evaluations without improvement; end with the best weights
-  --nan-policy halt|skip|rollback
+  --nan-policy ${nanPolicies.join('|')}
   --report jsonl,csv,tensorboard   log files beside report.html (default jsonl)
   --resume                 continue the run in OUT exactly where its newest checkpoint left it
   --seed N  --json
@@ -75,8 +78,8 @@ function list(values: Values, name: string): string[] {
   return Array.isArray(value) ? (value as string[]) : typeof value === 'string' ? [value] : [];
 }
 
-/** TrainingOptions from the command line; what was not given is left out. */
-export function trainingOptions(values: Values): Partial<TrainingOptions> & { outputDir: string } {
+/** TrainingArguments from the command line; what was not given is left out. */
+export function trainingOptions(values: Values): PartialTrainingOptions {
   const evalEvery = integerOption(values, 'eval-every');
   const saveEvery = integerOption(values, 'save-every');
   const report = textOption(values, 'report');
@@ -89,11 +92,11 @@ export function trainingOptions(values: Values): Partial<TrainingOptions> & { ou
       perDeviceTrainBatchSize: integerOption(values, 'batch'),
       gradientAccumulationSteps: integerOption(values, 'accumulate'),
       learningRate: numberOption(values, 'lr'),
-      lrSchedulerType: textOption(values, 'schedule') as ScheduleName | undefined,
+      lrSchedulerType: choiceOption(values, 'schedule', scheduleNames),
       warmupSteps: integerOption(values, 'warmup'),
       minLrRate: numberOption(values, 'min-lr-rate'),
       weightDecay: numberOption(values, 'weight-decay'),
-      optim: textOption(values, 'optimizer') as OptimizerName | undefined,
+      optim: choiceOption(values, 'optimizer', optimizerNames),
       maxGradNorm: numberOption(values, 'clip'),
       labelSmoothingFactor: numberOption(values, 'label-smoothing'),
       bf16: values['bf16'] === true ? true : undefined,
@@ -107,11 +110,11 @@ export function trainingOptions(values: Values): Partial<TrainingOptions> & { ou
       saveTotalLimit: integerOption(values, 'keep-checkpoints'),
       earlyStoppingPatience: integerOption(values, 'patience'),
       loadBestModelAtEnd: values['best-at-end'] === true ? true : undefined,
-      nanPolicy: textOption(values, 'nan-policy') as NanPolicy | undefined,
+      nanPolicy: choiceOption(values, 'nan-policy', nanPolicies),
       reportTo:
         report === undefined
           ? undefined
-          : (['console', ...report.split(',')] as TrainingOptions['reportTo']),
+          : ['console' as const, ...report.split(',').map((r) => choice('report', r, reporters))],
       resumeFromCheckpoint: values['resume'] === true ? true : undefined,
       ignoreDataChanges: values['ignore-data-changes'] === true ? true : undefined,
     }),
@@ -177,7 +180,7 @@ export function finish(values: Values, summary: TrainingSummary, out: string): v
       ? ''
       : `, validation ${summary.valLoss.toFixed(4)} (perplexity ${summary.perplexity!.toFixed(3)})`;
   process.stdout.write(
-    `${summary.steps} steps in ${summary.seconds.toFixed(1)} s (${Math.round(summary.tokensPerSecond)} tokens/s): loss ${summary.trainLoss.toFixed(4)}${val}\n` +
+    `${summary.steps} steps in ${summary.seconds.toFixed(1)} s (${Math.round(summary.tokensPerSecond)} tokens/s): ${summary.trainLoss === null ? 'no step was left' : `loss ${summary.trainLoss.toFixed(4)}`}${val}\n` +
       `${result.interrupted ? 'checkpoints' : 'model'} in ${out}, curves in ${join(out, 'report.html')}\n`,
   );
 }

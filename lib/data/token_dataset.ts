@@ -19,6 +19,7 @@ export interface TokenBatch {
 interface Ids {
   readonly length: number;
   read(from: number, count: number, out: Int32Array, at: number): Promise<void> | void;
+  close?(): void;
 }
 
 export class TokenDataset implements Dataset<TokenBatch> {
@@ -118,5 +119,10 @@ export class TokenDataset implements Dataset<TokenBatch> {
       targets.set(window.subarray(1), row * context);
     }
     return { inputIds, targets, rows, width: context };
+  }
+
+  /** Closes the files behind it, for every part that split() made of it too. */
+  close(): void {
+    this.#ids.close?.();
   }
 }

@@ -2,11 +2,11 @@
 // there at all, and found again by what they were made from. Positioned reads go through the system's page cache, so memory stays
 // bounded however large the corpus is (docs/decisions/0009).
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
+import { closeSync, createReadStream, openSync, read as readCallback } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
-import type { FileHandle } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { saveFolder, writeNewFile } from '../io/checkpoint.js';
 import { readJsonObject } from '../io/json.js';
@@ -38,6 +38,10 @@ interface Index {
 
 const bytesPerWorker = 4 << 20;
 
+const read = promisify(readCallback);
+/** Closes the files of shards that nobody closed. */
+const forgotten = new FinalizationRegistry<readonly number[]>((files) => files.forEach(closeSync));
+
 async function fileHash(path: string): Promise<string> {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path)) hash.update(chunk as Uint8Array);
@@ -57,25 +61,34 @@ async function keyOf(
   return hash.digest('hex');
 }
 
+/** Whether every shard has the bytes it was written with. */
+async function intact(folder: string): Promise<boolean> {
+  const index = (await readJsonObject(join(folder, 'index.json'))) as unknown as Index;
+  for (const shard of index.shards)
+    if ((await fileHash(join(folder, shard.file))) !== shard.sha256) return false;
+  return true;
+}
+
 /** Token ids in files. */
 export class TokenShards {
   readonly key: string;
   readonly length: number;
   readonly vocabSize: number;
   readonly #bytes: 2 | 4;
-  readonly #shards: { handle: FileHandle; start: number; tokens: number }[];
+  #shards: { file: number; start: number; tokens: number }[];
 
-  private constructor(index: Index, handles: FileHandle[]) {
+  private constructor(index: Index, files: readonly number[]) {
     this.key = index.key;
     this.vocabSize = index.vocabSize;
     this.#bytes = index.bytesPerToken;
     let start = 0;
     this.#shards = index.shards.map((s, i) => {
-      const shard = { handle: handles[i]!, start, tokens: s.tokens };
+      const shard = { file: files[i]!, start, tokens: s.tokens };
       start += s.tokens;
       return shard;
     });
     this.length = start;
+    forgotten.register(this, files, this);
   }
 
   /** Opens the shards in `folder` when they were made from these files with this tokenizer, else makes them. */
@@ -88,8 +101,8 @@ export class TokenShards {
     const paths = await expandPaths(files);
     const key = await keyOf(paths, tokenizer, options.field);
     const existing = await TokenShards.open(folder).catch(() => null);
-    if (existing?.key === key) return existing;
-    await existing?.close();
+    if (existing?.key === key && (await intact(folder))) return existing;
+    existing?.close();
     await saveFolder(folder, (temporary) => write(temporary, key, paths, tokenizer, options), {
       overwrite: true,
     });
@@ -102,7 +115,7 @@ export class TokenShards {
       throw new DataError(
         `${folder}: token shards of version ${String(index.version)}, expected 1`,
       );
-    const handles: FileHandle[] = [];
+    const files: number[] = [];
     try {
       for (const shard of index.shards) {
         const path = join(folder, shard.file);
@@ -111,11 +124,11 @@ export class TokenShards {
           throw new DataError(
             `${path}: ${size} bytes, expected ${shard.tokens * index.bytesPerToken}; remove ${folder} to make it again`,
           );
-        handles.push(await open(path, 'r'));
+        files.push(openSync(path, 'r'));
       }
-      return new TokenShards(index, handles);
+      return new TokenShards(index, files);
     } catch (error) {
-      for (const h of handles) await h.close();
+      files.forEach(closeSync);
       throw error;
     }
   }
@@ -125,12 +138,13 @@ export class TokenShards {
     let left = count;
     let position = from;
     let to = at;
-    for (const { handle, start, tokens } of this.#shards) {
+    for (const { file, start, tokens } of this.#shards) {
       if (left === 0) return;
       if (position >= start + tokens) continue;
       const n = Math.min(left, start + tokens - position);
       const bytes = Buffer.allocUnsafe(n * this.#bytes);
-      const { bytesRead } = await handle.read(
+      const { bytesRead } = await read(
+        file,
         bytes,
         0,
         bytes.length,
@@ -147,8 +161,11 @@ export class TokenShards {
     if (left > 0) throw new DataError(`token shards: ids ${from} + ${count} lie beyond the end`);
   }
 
-  async close(): Promise<void> {
-    for (const { handle } of this.#shards) await handle.close();
+  /** Closes the files; calling it again does nothing. */
+  close(): void {
+    forgotten.unregister(this);
+    for (const { file } of this.#shards) closeSync(file);
+    this.#shards = [];
   }
 }
 

@@ -112,6 +112,31 @@ export async function saveFolder(
   }
 }
 
+/**
+ * Calls `write` with a fresh folder inside `folder` and moves its files into `folder`, each durable before it replaces an
+ * older one: for files that live beside others which stay.
+ */
+export async function replaceFiles(
+  folder: string,
+  write: (temporary: string) => Promise<void>,
+): Promise<void> {
+  const temporary = join(folder, `${marker}files-${process.pid}`);
+  await rm(temporary, { recursive: true, force: true });
+  await mkdir(temporary);
+  try {
+    await write(temporary);
+    for (const name of await readdir(temporary)) {
+      await native().fsyncPath(join(temporary, name));
+      await rename(join(temporary, name), join(folder, name));
+    }
+    await native().fsyncPath(folder);
+  } catch (error) {
+    throw explain(folder, error);
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+}
+
 async function publish(temporary: string, final: string): Promise<void> {
   if (!(await exists(final))) return rename(temporary, final);
   // the old folder steps aside under a name that a crash leaves recognisable, and goes last

@@ -12,7 +12,7 @@ import { add, swiglu } from '../ops/elementwise.js';
 import { embedding } from '../ops/index_select.js';
 import { rope } from '../ops/rope.js';
 import { permute, reshape, slice } from '../ops/view.js';
-import { contiguous } from '../ops/cast.js';
+import { cast, contiguous } from '../ops/cast.js';
 import { ConfigError } from '../tensor/errors.js';
 import { ones, zeros } from '../tensor/create.js';
 import { randn } from '../tensor/random.js';
@@ -354,10 +354,14 @@ export class LlamaForCausalLM extends CausalLM {
     const past = input.cache?.length ?? 0;
     const cache = input.cache ?? null;
     const tables = this.#angles();
-    const at = (table: Tensor): Tensor =>
-      input.positionIds ? embedding(input.positionIds, table) : slice(table, 0, past, past + t);
-    const angles = { cos: at(tables.cos), sin: at(tables.sin) };
     let x = this.tokenEmbedding.forward(input.inputIds); // (B, T, C)
+    const at = (table: Tensor): Tensor => {
+      const rows = input.positionIds
+        ? embedding(input.positionIds, table)
+        : slice(table, 0, past, past + t);
+      return x.dtype === 'float64' ? cast(rows, 'float64') : rows;
+    };
+    const angles = { cos: at(tables.cos), sin: at(tables.sin) };
     const { observeAttention: observe } = input;
     this.blocks.forEach((block, layer) => {
       collect.states?.push(x);

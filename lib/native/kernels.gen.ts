@@ -290,8 +290,8 @@ export function sum_squares(x: TensorArg, out: TensorArg, index: number): void {
 export function clip_scale(sums: TensorArg, loss: TensorArg | null, out: TensorArg, max_norm: number, inverse: number): void {
   table()['clip_scale']!(sums.storage.handle, sums.layout, loss?.storage.handle ?? null, loss?.layout ?? null, out.storage.handle, out.layout, max_norm, inverse);
 }
-export function sgd(param: TensorArg, grad: TensorArg, buffer: TensorArg | null, scale: TensorArg | null, lr: number, momentum: number, dampening: number, weight_decay: number, nesterov: number, first: number): void {
-  table()['sgd']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, buffer?.storage.handle ?? null, buffer?.layout ?? null, scale?.storage.handle ?? null, scale?.layout ?? null, lr, momentum, dampening, weight_decay, nesterov, first);
+export function sgd(param: TensorArg, grad: TensorArg, buffer: TensorArg | null, scale: TensorArg | null, lr: number, momentum: number, weight_decay: number, nesterov: number): void {
+  table()['sgd']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, buffer?.storage.handle ?? null, buffer?.layout ?? null, scale?.storage.handle ?? null, scale?.layout ?? null, lr, momentum, weight_decay, nesterov);
 }
 export function adam(param: TensorArg, grad: TensorArg, m: TensorArg, v: TensorArg, vmax: TensorArg | null, scale: TensorArg | null, lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, decoupled: number, step: number): void {
   table()['adam']!(param.storage.handle, param.layout, grad.storage.handle, grad.layout, m.storage.handle, m.layout, v.storage.handle, v.layout, vmax?.storage.handle ?? null, vmax?.layout ?? null, scale?.storage.handle ?? null, scale?.layout ?? null, lr, beta1, beta2, eps, weight_decay, decoupled, step);

@@ -1,8 +1,11 @@
 // Module: named parts (parameters and submodules). Names are those of the checkpoint, dots included, so that a state
 // dict needs no translation.
+import * as check from '../ops/check.js';
+import { cast } from '../ops/cast.js';
 import * as kernels from '../native/kernels.gen.js';
 import { RootsError, ShapeError } from '../tensor/errors.js';
 import { format, sameShape } from '../tensor/shape.js';
+import { tidy } from '../tensor/scope.js';
 import { Tensor } from '../tensor/tensor.js';
 
 export abstract class Module {
@@ -125,6 +128,22 @@ export abstract class Module {
   requiresGrad(value = true): this {
     for (const p of this.parameters())
       if (p.dtype === 'float32' || p.dtype === 'float64') p.setRequiresGrad(value);
+    return this;
+  }
+
+  /**
+   * Casts every floating-point parameter to `dtype`, in place: whoever holds one sees the change, and gradients are dropped. float16 and
+   * bfloat16 parameters halve the memory and compute in float32; train them as float32 with autocast() instead.
+   */
+  to(dtype: 'float32' | 'float64' | 'float16' | 'bfloat16'): this {
+    check.oneOf('to', 'dtype', dtype, ['float32', 'float64', 'float16', 'bfloat16']);
+    const all = this.parameters();
+    if (all.some((p) => p.dtype === 'int8'))
+      throw new RootsError(
+        'ERR_MODULE',
+        `${this.constructor.name}.to: int8 weights have one format; load the float checkpoint to get another dtype`,
+      );
+    tidy(() => all.forEach((p) => p.dtype !== dtype && p.setData(cast(p.detach(), dtype))));
     return this;
   }
 

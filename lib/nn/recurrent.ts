@@ -1,9 +1,7 @@
-// LSTM and GRU layers over a sequence: the input products of all time steps in one, then a fused cell per step.
+// LSTM and GRU layers: the input products of all time steps in one, then the recurrence.
 import { linear } from '../ops/matmul.js';
-import { gruCell, lstmCell } from '../ops/recurrent.js';
-import { add } from '../ops/elementwise.js';
+import { gruSequence, lstmSequence } from '../ops/recurrent.js';
 import { concat, reshape, slice } from '../ops/view.js';
-import { contiguous } from '../ops/cast.js';
 import { dropout } from '../ops/dropout.js';
 import { empty, zeros } from '../tensor/create.js';
 import { ShapeError } from '../tensor/errors.js';
@@ -72,13 +70,13 @@ abstract class Recurrent extends Module {
     }));
   }
 
-  /** One time step of one layer: x the input products (B, gates H). */
-  protected abstract cell(
-    x: Tensor,
+  /** One layer over a sequence: products (B, T, gates H) of its inputs. */
+  protected abstract layer(
+    products: Tensor,
     w: Weights,
     h: Tensor,
     c: Tensor | null,
-  ): { h: Tensor; c?: Tensor };
+  ): { y: Tensor; h: Tensor; c?: Tensor };
 
   protected abstract readonly hasCell: boolean;
 
@@ -88,7 +86,7 @@ abstract class Recurrent extends Module {
       throw new ShapeError(
         `${this.constructor.name}: expected (B, T, ${this.inputSize}), got ${format(x.shape)}`,
       );
-    const [b, t] = x.shape as [number, number];
+    const [b] = x.shape as [number];
     const h0 = this.hiddenSize;
     return tidy(() => {
       let sequence = x;
@@ -100,21 +98,13 @@ abstract class Recurrent extends Module {
           s
             ? reshape(slice(s, 0, layer, layer + 1), [b, h0])
             : zeros([b, h0], { dtype: x.dtype as 'float32' });
-        let h = start(state?.h);
-        let c = this.hasCell ? start(state?.c) : null;
-        const steps: Tensor[] = [];
-        for (let i = 0; i < t; i++) {
-          const at = reshape(slice(products, 1, i, i + 1), [b, products.shape[2]!]);
-          const next = this.cell(contiguous(at), w, h, c);
-          h = next.h;
-          c = next.c ?? null;
-          steps.push(reshape(h, [b, 1, h0]));
-        }
-        sequence = concat(steps, 1);
+        const c = this.hasCell ? start(state?.c) : null;
+        const out = this.layer(products, w, start(state?.h), c);
+        sequence = out.y;
         if (this.training && this.#dropout > 0 && layer + 1 < this.numLayers)
           sequence = dropout(sequence, this.#dropout);
-        hs.push(reshape(h, [1, b, h0]));
-        if (c) cs.push(reshape(c, [1, b, h0]));
+        hs.push(reshape(out.h, [1, b, h0]));
+        if (out.c) cs.push(reshape(out.c, [1, b, h0]));
       });
       const after: RecurrentState = this.hasCell
         ? { h: concat(hs, 0), c: concat(cs, 0) }
@@ -130,13 +120,13 @@ export class LSTM extends Recurrent {
   constructor(options: RecurrentOptions) {
     super(4, options);
   }
-  protected override cell(
-    x: Tensor,
+  protected override layer(
+    products: Tensor,
     w: Weights,
     h: Tensor,
     c: Tensor | null,
-  ): { h: Tensor; c: Tensor } {
-    return lstmCell(add(x, linear(h, w.hh, w.bhh)), c!);
+  ): { y: Tensor; h: Tensor; c: Tensor } {
+    return lstmSequence(products, w.hh, w.bhh, h, c!);
   }
 }
 
@@ -146,7 +136,7 @@ export class GRU extends Recurrent {
   constructor(options: RecurrentOptions) {
     super(3, options);
   }
-  protected override cell(x: Tensor, w: Weights, h: Tensor): { h: Tensor } {
-    return { h: gruCell(x, linear(h, w.hh, w.bhh), h) };
+  protected override layer(products: Tensor, w: Weights, h: Tensor): { y: Tensor; h: Tensor } {
+    return gruSequence(products, w.hh, w.bhh, h);
   }
 }

@@ -1,4 +1,7 @@
 // Kernels compute in float32 and float64; other element types go there and back.
+import { productDtype } from '../autograd/modes.js';
+import type { ProductDtype } from '../autograd/modes.js';
+import * as kernels from '../native/kernels.gen.js';
 import { isHalf } from '../tensor/dtype.js';
 import type { DType } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -13,4 +16,14 @@ export function computable(x: Tensor): Tensor {
 /** The dtype results go back to after computing in float32. */
 export function restore(y: Tensor, dtype: DType): Tensor {
   return isHalf(dtype) ? cast(y, dtype) : y;
+}
+
+/** The kernels for products of `dtype` operands: in bfloat16 inside autocast(), for float32 alone. */
+export function productKernels(
+  dtype: DType,
+  precision: ProductDtype = productDtype(),
+): { matmul: typeof kernels.matmul; linear: typeof kernels.linear } {
+  return dtype === 'float32' && precision === 'bfloat16'
+    ? { matmul: kernels.matmul_bf16, linear: kernels.linear_bf16 }
+    : { matmul: kernels.matmul, linear: kernels.linear };
 }

@@ -1,6 +1,5 @@
 // The output head and its loss in one operation: logits exist for a few rows at a time only. With gradients wanted they are
 // computed right there, while the logits are at hand (as in Liger Kernel, arXiv 2410.10989, section 3.2).
-import { productDtype } from '../autograd/modes.js';
 import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, full } from '../tensor/create.js';
@@ -11,6 +10,7 @@ import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
+import { productKernels } from './compute_dtype.js';
 import { div, maximum, mul, notEqual } from './elementwise.js';
 import { sum } from './reduce.js';
 import { reshape, transpose } from './view.js';
@@ -61,9 +61,7 @@ export function linearCrossEntropy(
     );
   const rows = lead.reduce((a, d) => a * d, 1);
   const step = Math.max(1, Math.min(rows, Math.floor(maxLogits / Math.max(1, classes))));
-  const bf16 = x.dtype === 'float32' && productDtype() === 'bfloat16';
-  const linear = bf16 ? kernels.linear_bf16 : kernels.linear;
-  const matmul = bf16 ? kernels.matmul_bf16 : kernels.matmul;
+  const { linear, matmul } = productKernels(x.dtype);
   const recording = willRecord(x, weight);
   const { dtype } = x;
   return tidy(() => {

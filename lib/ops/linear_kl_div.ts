@@ -1,6 +1,5 @@
 // Distillation through the output head without ever holding all logits: the student's head and the divergence from the teacher in one
 // operation, a few rows at a time, gradients computed while the logits are at hand.
-import { productDtype } from '../autograd/modes.js';
 import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
@@ -10,6 +9,7 @@ import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
 import * as check from './check.js';
+import { productKernels } from './compute_dtype.js';
 import { mul } from './elementwise.js';
 import { sum } from './reduce.js';
 import { reshape, transpose } from './view.js';
@@ -45,9 +45,7 @@ export function linearKlDiv(
   const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
   const step = Math.max(1, Math.min(rows, Math.floor(maxLogits / Math.max(1, classes))));
-  const bf16 = x.dtype === 'float32' && productDtype() === 'bfloat16';
-  const linear = bf16 ? kernels.linear_bf16 : kernels.linear;
-  const matmul = bf16 ? kernels.matmul_bf16 : kernels.matmul;
+  const { linear, matmul } = productKernels(x.dtype);
   const recording = willRecord(x, weight);
   const { dtype } = x;
   return tidy(() => {

@@ -12,7 +12,7 @@ import { broadcastShapes, format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
-import { restore } from './compute_dtype.js';
+import { productKernels, restore } from './compute_dtype.js';
 import { sum } from './reduce.js';
 import { expand, reshape, squeeze, transpose, unsqueeze } from './view.js';
 
@@ -71,8 +71,7 @@ function product(a: Tensor, b: Tensor, precision: ProductDtype): Tensor {
       ]),
     );
   const out = empty([...batch, m, n], dtype);
-  const kernel =
-    precision === 'bfloat16' && compute === 'float32' ? kernels.matmul_bf16 : kernels.matmul;
+  const kernel = productKernels(compute, precision).matmul;
   tidy(() =>
     kernel(expand(a.detach(), [...batch, m, k]), expand(b.detach(), [...batch, kb, n]), out, 0),
   );
@@ -127,8 +126,8 @@ export function linear(
     );
   const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
-  const precision = x.dtype === 'float32' ? productDtype() : 'float32';
-  const kernel = precision === 'bfloat16' ? kernels.linear_bf16 : kernels.linear;
+  const precision = productDtype();
+  const kernel = productKernels(x.dtype, precision).linear;
   if (!willRecord(x, weight, bias) && x.isContiguous && (bias === null || bias.isContiguous)) {
     // inference, the common case: matrices by views made directly
     const flat = x.view([rows, k], [k, 1], x.offset);

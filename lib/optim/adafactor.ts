@@ -22,19 +22,18 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
     params: Iterable<Tensor> | Iterable<ParamGroup<AdafactorOptions>>,
     options: Partial<AdafactorOptions> = {},
   ) {
-    const names = ['lr', 'weightDecay', 'eps', 'clipThreshold', 'decayRate'];
-    check.knownOptions('Adafactor', options, names);
-    super(
-      'Adafactor',
-      params,
-      { lr: 1e-3, weightDecay: 0, eps: 1e-30, clipThreshold: 1, decayRate: -0.8, ...options },
-      (o) => {
-        for (const key of ['lr', 'weightDecay', 'eps'] as const)
-          check.number('Adafactor', key, o[key], 0);
-        check.number('Adafactor', 'clipThreshold', o.clipThreshold, Number.MIN_VALUE);
-        check.number('Adafactor', 'decayRate', o.decayRate, -10, 0);
-      },
-    );
+    const defaults = {
+      lr: 1e-3,
+      weightDecay: 0,
+      eps: 1e-30,
+      clipThreshold: 1,
+      decayRate: -0.8,
+    };
+    super('Adafactor', params, defaults, options, (o) => {
+      check.number('Adafactor', 'eps', o.eps, 0);
+      check.number('Adafactor', 'clipThreshold', o.clipThreshold, Number.MIN_VALUE);
+      check.number('Adafactor', 'decayRate', o.decayRate, -10, 0);
+    });
   }
 
   protected override createState(param: Tensor): State {

@@ -33,24 +33,17 @@ export class Adam extends Optimizer<AdamOptions> {
       weightDecay: 0,
     },
   ) {
-    check.knownOptions(rule.name, options, ['lr', 'weightDecay', 'betas', 'eps', 'amsgrad']);
-    super(
-      rule.name,
-      params,
-      {
-        lr: 1e-3,
-        weightDecay: rule.weightDecay,
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        amsgrad: false,
-        ...options,
-      },
-      (o) => {
-        for (const key of ['lr', 'weightDecay', 'eps'] as const)
-          check.number(rule.name, key, o[key], 0);
-        checkBetas(rule.name, o.betas);
-      },
-    );
+    const defaults: AdamOptions = {
+      lr: 1e-3,
+      weightDecay: rule.weightDecay,
+      betas: [0.9, 0.999],
+      eps: 1e-8,
+      amsgrad: false,
+    };
+    super(rule.name, params, defaults, options, (o) => {
+      check.number(rule.name, 'eps', o.eps, 0);
+      checkBetas(rule.name, o.betas);
+    });
     this.#decoupled = rule.decoupled;
   }
 

@@ -20,17 +20,11 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
     params: Iterable<Tensor> | Iterable<ParamGroup<AdamW8bitOptions>>,
     options: Partial<AdamW8bitOptions> = {},
   ) {
-    check.knownOptions('AdamW8bit', options, ['lr', 'weightDecay', 'betas', 'eps']);
-    super(
-      'AdamW8bit',
-      params,
-      { lr: 1e-3, weightDecay: 0.01, betas: [0.9, 0.999], eps: 1e-8, ...options },
-      (o) => {
-        for (const key of ['lr', 'weightDecay', 'eps'] as const)
-          check.number('AdamW8bit', key, o[key], 0);
-        checkBetas('AdamW8bit', o.betas);
-      },
-    );
+    const betas: readonly [number, number] = [0.9, 0.999];
+    super('AdamW8bit', params, { lr: 1e-3, weightDecay: 0.01, betas, eps: 1e-8 }, options, (o) => {
+      check.number('AdamW8bit', 'eps', o.eps, 0);
+      checkBetas('AdamW8bit', o.betas);
+    });
   }
 
   protected override createState(param: Tensor): State {

@@ -1,6 +1,5 @@
 // Lion (Chen et al., arXiv 2302.06675): the sign of an interpolated momentum. One moment instead of two.
 import * as kernels from '../native/kernels.gen.js';
-import * as check from '../ops/check.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBetas } from './adam.js';
 import { Optimizer, zerosLike } from './optimizer.js';
@@ -16,12 +15,10 @@ export class Lion extends Optimizer<LionOptions> {
     params: Iterable<Tensor> | Iterable<ParamGroup<LionOptions>>,
     options: Partial<LionOptions> = {},
   ) {
-    check.knownOptions('Lion', options, ['lr', 'weightDecay', 'betas']);
-    super('Lion', params, { lr: 1e-4, weightDecay: 0, betas: [0.9, 0.99], ...options }, (o) => {
-      check.number('Lion', 'lr', o.lr, 0);
-      check.number('Lion', 'weightDecay', o.weightDecay, 0);
-      checkBetas('Lion', o.betas);
-    });
+    const betas: readonly [number, number] = [0.9, 0.99];
+    super('Lion', params, { lr: 1e-4, weightDecay: 0, betas }, options, (o) =>
+      checkBetas('Lion', o.betas),
+    );
   }
 
   protected override createState(param: Tensor): State {

@@ -100,15 +100,20 @@ export abstract class Optimizer<O extends CommonOptions> {
     name: string,
     params: Iterable<Tensor> | Iterable<ParamGroup<O>>,
     defaults: O,
-    checkOptions: (options: O) => void,
+    given: Partial<O>,
+    checkOptions: (options: O) => void = () => undefined,
   ) {
+    check.knownOptions(name, given, Object.keys(defaults));
+    const common = { ...defaults, ...given };
     const items = [...params] as (Tensor | ParamGroup<O>)[];
     const grouped = items.length > 0 && 'params' in items[0]!;
-    const given = (grouped ? items : [{ params: items }]) as ParamGroup<O>[];
+    const lists = (grouped ? items : [{ params: items }]) as ParamGroup<O>[];
     const seen = new Set<Tensor>();
-    this.groups = given.map(({ params: list, ...own }, i) => {
+    this.groups = lists.map(({ params: list, ...own }, i) => {
       check.knownOptions(`${name}: group ${i}`, own, Object.keys(defaults));
-      const options = { ...defaults, ...own } as O;
+      const options = { ...common, ...own } as O;
+      check.number(name, 'lr', options.lr, 0);
+      check.number(name, 'weightDecay', options.weightDecay, 0);
       checkOptions(options);
       // a tied parameter appears twice among named parameters, but is one tensor
       const tensors = [...new Set(list)];

@@ -8,31 +8,21 @@ import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
 
 export interface SGDOptions extends CommonOptions {
   momentum: number;
-  dampening: number;
   nesterov: boolean;
 }
 
-/** g += wd p; b = μ b + (1 - damp) g; p -= lr (nesterov ? g + μ b : b) */
+/** g += wd p; b = μ b + g; p -= lr (nesterov ? g + μ b : b) */
 export class SGD extends Optimizer<SGDOptions> {
-  readonly #started = new WeakSet<State>();
-
   constructor(
     params: Iterable<Tensor> | Iterable<ParamGroup<SGDOptions>>,
     options: Partial<SGDOptions> = {},
   ) {
-    const names = ['lr', 'weightDecay', 'momentum', 'dampening', 'nesterov'];
-    check.knownOptions('SGD', options, names);
-    super(
-      'SGD',
-      params,
-      { lr: 1e-3, weightDecay: 0, momentum: 0, dampening: 0, nesterov: false, ...options },
-      (o) => {
-        for (const name of ['lr', 'weightDecay', 'momentum', 'dampening'] as const)
-          check.number('SGD', name, o[name], 0);
-        if (o.nesterov && (o.momentum === 0 || o.dampening !== 0))
-          throw new OptionError('SGD: nesterov needs momentum above 0 and dampening 0');
-      },
-    );
+    const defaults = { lr: 1e-3, weightDecay: 0, momentum: 0, nesterov: false };
+    super('SGD', params, defaults, options, (o) => {
+      check.number('SGD', 'momentum', o.momentum, 0);
+      if (o.nesterov && o.momentum === 0)
+        throw new OptionError('SGD: nesterov needs momentum above 0');
+    });
   }
 
   protected override createState(param: Tensor, group: Group<SGDOptions>): State {
@@ -44,23 +34,10 @@ export class SGD extends Optimizer<SGDOptions> {
     g: Tensor,
     state: State,
     o: Group<SGDOptions>,
-    step: number,
+    _step: number,
     scale: Tensor | null,
   ): void {
-    // the first gradient enters the buffer undampened; a loaded buffer has had its first
-    const first = step === 1 && !this.#started.has(state);
-    this.#started.add(state);
-    kernels.sgd(
-      p,
-      g,
-      state['momentum'] ?? null,
-      scale,
-      o.lr,
-      o.momentum,
-      o.dampening,
-      o.weightDecay,
-      o.nesterov ? 1 : 0,
-      first ? 1 : 0,
-    );
+    const buffer = state['momentum'] ?? null;
+    kernels.sgd(p, g, buffer, scale, o.lr, o.momentum, o.weightDecay, o.nesterov ? 1 : 0);
   }
 }

@@ -7,7 +7,7 @@ import { allocateArray, dtypes, isHalf } from './dtype.js';
 import type { DType, TypedArray } from './dtype.js';
 import { DisposedError, ShapeError } from './errors.js';
 import { track } from './scope.js';
-import { contiguousStrides, format, isContiguous, numel } from './shape.js';
+import { contiguousStrides, format, isContiguous, numel, sameShape } from './shape.js';
 import type { Shape } from './shape.js';
 import { Storage } from './storage.js';
 
@@ -88,6 +88,24 @@ export class Tensor {
   /** The same values without gradient history; shares the bytes. */
   detach(): Tensor {
     return this.view(this.shape, this.strides, this.offset);
+  }
+
+  /** Makes this handle stand for the bytes of `value`, of the same shape and any dtype; drops the gradient. */
+  setData(value: Tensor): void {
+    this.checkAlive();
+    value.checkAlive();
+    if (this.node || !sameShape(this.shape, value.shape))
+      throw new ShapeError(
+        `setData: expected a tensor of shape ${format(this.shape)} for a leaf, got ${format(value.shape)}${this.node ? ' for a result of operations' : ''}`,
+      );
+    const { storage } = this;
+    value.storage.retain();
+    const { storage: bytes, strides, offset, dtype } = value;
+    Object.assign(this, { storage: bytes, strides, offset, dtype });
+    this.#layout = null;
+    storage.release();
+    this.grad?.dispose();
+    this.grad = null;
   }
 
   /** Marks a leaf as wanting a gradient, and returns it. */

@@ -1,4 +1,4 @@
-// TrainingArguments: the options of a run, named as in transformers.TrainingArguments but in camelCase, checked once.
+// TrainingArguments: the options of a run, named as in transformers.TrainingArguments but in camelCase, checked once, when made.
 import * as check from '../ops/check.js';
 import { scheduleNames } from '../optim/schedules.js';
 import type { ScheduleName } from '../optim/schedules.js';
@@ -7,6 +7,7 @@ import { OptionError } from '../tensor/errors.js';
 export type Strategy = 'no' | 'steps' | 'epoch';
 export type OptimizerName = 'adamw' | 'adam' | 'sgd' | 'lion' | 'adafactor' | 'adamw_8bit';
 export type NanPolicy = 'halt' | 'skip' | 'rollback';
+export const nanPolicies: readonly NanPolicy[] = ['halt', 'skip', 'rollback'];
 export type Reporter = 'console' | 'jsonl' | 'csv' | 'tensorboard';
 
 export interface TrainingOptions {
@@ -125,64 +126,70 @@ export const optimizerNames: readonly OptimizerName[] = [
   'adafactor',
   'adamw_8bit',
 ];
-const reporters: readonly Reporter[] = ['console', 'jsonl', 'csv', 'tensorboard'];
+export const reporters: readonly Reporter[] = ['console', 'jsonl', 'csv', 'tensorboard'];
 
-/** Options with their defaults, or an error that names the first wrong one. */
-export function trainingArguments(
-  options: Partial<TrainingOptions> & { outputDir: string },
-): TrainingOptions {
-  const op = 'TrainingArguments';
-  check.knownOptions(op, options, ['outputDir', ...Object.keys(defaults)]);
-  const given = Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined));
-  const a = { ...defaults, ...given } as TrainingOptions;
-  if (typeof a.outputDir !== 'string' || a.outputDir === '')
-    throw new OptionError(`${op}: outputDir must be the path of a folder`);
-  for (const name of [
-    'perDeviceTrainBatchSize',
-    'perDeviceEvalBatchSize',
-    'gradientAccumulationSteps',
-    'loggingSteps',
-    'evalSteps',
-    'saveSteps',
-    'saveTotalLimit',
-  ] as const)
-    check.integer(op, name, a[name], 1);
-  for (const name of ['warmupSteps', 'earlyStoppingPatience', 'seed', 'maxSkippedSteps'] as const)
-    check.integer(op, name, a[name], 0);
-  check.integer(op, 'maxSteps', a.maxSteps, -1);
-  for (const name of [
-    'numTrainEpochs',
-    'learningRate',
-    'weightDecay',
-    'adamEpsilon',
-    'maxGradNorm',
-    'earlyStoppingThreshold',
-    'momentum',
-  ] as const)
-    check.number(op, name, a[name], 0);
-  for (const name of [
-    'adamBeta1',
-    'adamBeta2',
-    'warmupRatio',
-    'minLrRate',
-    'labelSmoothingFactor',
-  ] as const)
-    check.number(op, name, a[name], 0, 1);
-  check.oneOf(op, 'optim', a.optim, optimizerNames);
-  check.oneOf(op, 'lrSchedulerType', a.lrSchedulerType, scheduleNames);
-  check.oneOf(op, 'evalStrategy', a.evalStrategy, strategies);
-  check.oneOf(op, 'saveStrategy', a.saveStrategy, strategies);
-  check.oneOf(op, 'nanPolicy', a.nanPolicy, ['halt', 'skip', 'rollback']);
-  for (const reporter of a.reportTo) check.oneOf(op, 'reportTo', reporter, reporters);
-  if (a.fp16)
-    throw new OptionError(
-      `${op}: fp16 with loss scaling applies to CUDA devices; on the CPU use bf16, which needs no loss scale`,
-    );
-  if (a.loadBestModelAtEnd && (a.evalStrategy === 'no' || a.saveStrategy !== a.evalStrategy))
-    throw new OptionError(
-      `${op}: loadBestModelAtEnd needs evalStrategy and saveStrategy to be the same and not "no", got ${JSON.stringify(a.evalStrategy)} and ${JSON.stringify(a.saveStrategy)}`,
-    );
-  if (a.earlyStoppingPatience > 0 && a.evalStrategy === 'no')
-    throw new OptionError(`${op}: earlyStoppingPatience needs an evalStrategy`);
-  return a;
+/** Some options of a run; only outputDir has no default. */
+export type PartialTrainingOptions = Partial<TrainingOptions> & { outputDir: string };
+
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging -- the constructor assigns every field
+export interface TrainingArguments extends TrainingOptions {}
+
+/** Every option of a run. Throws an OptionError that names the first one that is wrong. */
+// oxlint-disable-next-line typescript/no-extraneous-class -- as in transformers
+export class TrainingArguments {
+  constructor(options: PartialTrainingOptions) {
+    const op = 'TrainingArguments';
+    check.knownOptions(op, options, ['outputDir', ...Object.keys(defaults)]);
+    const given = Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined));
+    const a: TrainingOptions = Object.assign(this, defaults, given);
+    if (typeof a.outputDir !== 'string' || a.outputDir === '')
+      throw new OptionError(`${op}: outputDir must be the path of a folder`);
+    for (const name of [
+      'perDeviceTrainBatchSize',
+      'perDeviceEvalBatchSize',
+      'gradientAccumulationSteps',
+      'loggingSteps',
+      'evalSteps',
+      'saveSteps',
+      'saveTotalLimit',
+    ] as const)
+      check.integer(op, name, a[name], 1);
+    for (const name of ['warmupSteps', 'earlyStoppingPatience', 'seed', 'maxSkippedSteps'] as const)
+      check.integer(op, name, a[name], 0);
+    check.integer(op, 'maxSteps', a.maxSteps, -1);
+    for (const name of [
+      'numTrainEpochs',
+      'learningRate',
+      'weightDecay',
+      'adamEpsilon',
+      'maxGradNorm',
+      'earlyStoppingThreshold',
+      'momentum',
+    ] as const)
+      check.number(op, name, a[name], 0);
+    for (const name of [
+      'adamBeta1',
+      'adamBeta2',
+      'warmupRatio',
+      'minLrRate',
+      'labelSmoothingFactor',
+    ] as const)
+      check.number(op, name, a[name], 0, 1);
+    check.oneOf(op, 'optim', a.optim, optimizerNames);
+    check.oneOf(op, 'lrSchedulerType', a.lrSchedulerType, scheduleNames);
+    check.oneOf(op, 'evalStrategy', a.evalStrategy, strategies);
+    check.oneOf(op, 'saveStrategy', a.saveStrategy, strategies);
+    check.oneOf(op, 'nanPolicy', a.nanPolicy, nanPolicies);
+    for (const reporter of a.reportTo) check.oneOf(op, 'reportTo', reporter, reporters);
+    if (a.fp16)
+      throw new OptionError(
+        `${op}: fp16 with loss scaling applies to CUDA devices; on the CPU use bf16, which needs no loss scale`,
+      );
+    if (a.loadBestModelAtEnd && (a.evalStrategy === 'no' || a.saveStrategy !== a.evalStrategy))
+      throw new OptionError(
+        `${op}: loadBestModelAtEnd needs evalStrategy and saveStrategy to be the same and not "no", got ${JSON.stringify(a.evalStrategy)} and ${JSON.stringify(a.saveStrategy)}`,
+      );
+    if (a.earlyStoppingPatience > 0 && a.evalStrategy === 'no')
+      throw new OptionError(`${op}: earlyStoppingPatience needs an evalStrategy`);
+  }
 }

@@ -10,33 +10,15 @@ import type { SequenceClassifier } from '../models/sequence_classification.js';
 import * as check from '../ops/check.js';
 import { softmax } from '../ops/softmax.js';
 import { DataError, OptionError } from '../tensor/errors.js';
-import { tensor } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import type { TrainingOptions } from './arguments.js';
-import type { Objective } from './objectives.js';
 import { ids } from './objectives.js';
 import { Trainer } from './trainer.js';
 import type { TrainResult } from './trainer.js';
 
 /** What a class is called: the type that was given comes back from predict(). */
 export type Label = number | string | boolean;
-
-export function classification(): Objective<SequenceClassifier, ClassificationBatch> {
-  return {
-    loss: (model, batch) =>
-      tidy(() => ({
-        loss: model.forward({
-          inputIds: ids(batch.inputIds, batch),
-          attentionMask: ids(batch.attentionMask, batch),
-          last: batch.last,
-          labels: tensor(batch.labels),
-        }).loss!,
-        count: batch.rows,
-      })),
-    tokens: (batch) => batch.inputIds.length,
-  };
-}
 
 /** The distinct labels, ordered: numbers and booleans by value, strings by code point. */
 export function labelSet(labels: readonly Label[]): Label[] {
@@ -91,7 +73,6 @@ export async function finetuneClassifier(
   model.requiresGrad();
   const trainer = new Trainer<SequenceClassifier, ClassificationBatch>({
     model,
-    objective: classification(),
     trainDataset: data,
     saveModel: (m, f) => writeClassifier(f, m, { files: tokenizer.files, config: config as never }),
     args: {

@@ -13,7 +13,7 @@ export interface Logger {
 }
 
 /** Numbers as JSON numbers; NaN and infinities, which JSON has no numbers for, as strings. */
-export function finiteJson(value: number): number | string {
+function finiteJson(value: number): number | string {
   return Number.isFinite(value) ? value : String(value);
 }
 

@@ -1,6 +1,8 @@
 // What a step minimises: a batch and a model in, a scalar loss out. Synchronous, because it only issues operations.
+import type { ClassificationBatch } from '../data/classification_dataset.js';
 import type { TokenBatch } from '../data/token_dataset.js';
 import type { CausalLM } from '../models/causal_lm.js';
+import type { SequenceClassifier } from '../models/sequence_classification.js';
 import { tensor } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -38,6 +40,23 @@ export function causalLM(
           labelSmoothing,
         }),
         count: batch.inputIds.length,
+      })),
+    tokens: (batch) => batch.inputIds.length,
+  };
+}
+
+/** The right class of every text. */
+export function classification(): Objective<SequenceClassifier, ClassificationBatch> {
+  return {
+    loss: (model, batch) =>
+      tidy(() => ({
+        loss: model.forward({
+          inputIds: ids(batch.inputIds, batch),
+          attentionMask: ids(batch.attentionMask, batch),
+          last: batch.last,
+          labels: tensor(batch.labels),
+        }).loss!,
+        count: batch.rows,
       })),
     tokens: (batch) => batch.inputIds.length,
   };

@@ -32,7 +32,8 @@ export function createModel(
   generator: Generator,
 ): CausalLM {
   const { layers, heads, dim, context, dropout = 0 } = size;
-  if (dim % heads !== 0) throw new ConfigError(`dim ${dim} is not a multiple of heads ${heads}`);
+  if (kind !== 'lstm' && dim % heads !== 0)
+    throw new ConfigError(`dim ${dim} is not a multiple of heads ${heads}`);
   const tokens = eos === null ? {} : { bos_token_id: eos, eos_token_id: eos };
   if (kind === 'gpt2') {
     const config: JsonObject = {
@@ -98,23 +99,27 @@ export interface Preset {
   args: Partial<TrainingOptions>;
 }
 
-/** nanoGPT's configurations for character-level Shakespeare (config/train_shakespeare_char.py and its README). */
+/** What nanoGPT's two recipes for character-level Shakespeare share (config/train_shakespeare_char.py and its README). */
+const nanogpt: Partial<TrainingOptions> = {
+  perDeviceEvalBatchSize: 64,
+  learningRate: 1e-3,
+  lrSchedulerType: 'cosine_with_min_lr',
+  minLrRate: 0.1,
+  warmupSteps: 100,
+  adamBeta2: 0.99,
+  weightDecay: 0.1,
+  evalStrategy: 'steps',
+};
+
 export const presets: Record<string, Preset> = {
   'nanogpt-cpu': {
     kind: 'gpt2',
     size: { layers: 4, heads: 4, dim: 128, context: 64, dropout: 0 },
     tokenizer: 'char',
     args: {
+      ...nanogpt,
       maxSteps: 2000,
       perDeviceTrainBatchSize: 12,
-      perDeviceEvalBatchSize: 64,
-      learningRate: 1e-3,
-      lrSchedulerType: 'cosine_with_min_lr',
-      minLrRate: 0.1,
-      warmupSteps: 100,
-      adamBeta2: 0.99,
-      weightDecay: 0.1,
-      evalStrategy: 'steps',
       evalSteps: 500,
       saveSteps: 500,
     },
@@ -124,17 +129,10 @@ export const presets: Record<string, Preset> = {
     size: { layers: 6, heads: 6, dim: 384, context: 256, dropout: 0.2 },
     tokenizer: 'char',
     args: {
+      ...nanogpt,
       maxSteps: 5000,
       perDeviceTrainBatchSize: 64,
-      perDeviceEvalBatchSize: 64,
-      learningRate: 1e-3,
-      lrSchedulerType: 'cosine_with_min_lr',
-      minLrRate: 0.1,
-      warmupSteps: 100,
-      adamBeta2: 0.99,
-      weightDecay: 0.1,
       bf16: true,
-      evalStrategy: 'steps',
       evalSteps: 250,
       saveSteps: 250,
     },

@@ -2,6 +2,7 @@
 // survives a kill, and a resumed run gives the same bits as one that was never interrupted.
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import * as check from '../ops/check.js';
 import { backward } from '../autograd/backward.js';
 import { autocast, noGrad } from '../autograd/modes.js';
 import { permuted } from '../data/dataset.js';
@@ -25,8 +26,8 @@ import { OptionError, RootsError } from '../tensor/errors.js';
 import { defaultGenerator, manualSeed, restoreGenerator } from '../tensor/random.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { trainingArguments } from './arguments.js';
-import type { TrainingOptions } from './arguments.js';
+import { TrainingArguments } from './arguments.js';
+import type { PartialTrainingOptions } from './arguments.js';
 import {
   listCheckpoints,
   loadParameters,
@@ -37,6 +38,7 @@ import {
   retain,
   saveCheckpoint,
 } from './checkpoint.js';
+import { defaultObjective, enableCheckpointing, saveModelFolder } from './defaults.js';
 import { csvLogger, jsonlLogger, tensorboardLogger } from './loggers.js';
 import type { Logger, Metrics } from './loggers.js';
 import type { Objective } from './objectives.js';
@@ -93,8 +95,9 @@ export interface TrainerCallback {
 
 export interface TrainerOptions<M extends Module, B, E = B> {
   model: M;
-  args: Partial<TrainingOptions> & { outputDir: string };
-  objective: Objective<M, B>;
+  args: TrainingArguments | PartialTrainingOptions;
+  /** What a step minimises. Default: by the model's head, next tokens or classes. */
+  objective?: Objective<M, B>;
   trainDataset: Dataset<B>;
   evalDataset?: Dataset<E> | null;
   /** What evaluation measures; the training objective by default. */
@@ -103,8 +106,10 @@ export interface TrainerOptions<M extends Module, B, E = B> {
   computeMetrics?: (model: M) => Promise<Metrics>;
   /** What is trained beside the model and not part of it: projections of a distillation, for example. */
   auxiliary?: Module;
-  /** Writes the model folder into an empty folder. */
-  saveModel: (model: M, folder: string) => Promise<void>;
+  /** Writes the model folder into an empty folder. Default: the Hugging Face layout, with the tokenizer's files. */
+  saveModel?: (model: M, folder: string) => Promise<void>;
+  /** Saved with every checkpoint. */
+  tokenizer?: { readonly files: ReadonlyMap<string, Uint8Array> };
   callbacks?: readonly TrainerCallback[];
   /** Arithmetic per token, forward and backward, for the MFU; 0 when unknown. */
   flopsPerToken?: number;
@@ -115,11 +120,15 @@ export interface TrainerOptions<M extends Module, B, E = B> {
 }
 
 export interface TrainResult {
+  /** Steps of the whole run; stepsDone are those of this call. */
   steps: number;
-  /** Mean loss over the steps of this call. */
+  stepsDone: number;
+  /** Mean loss over the steps of this call; NaN when there was none. */
   trainLoss: number;
   /** Of the last evaluation; NaN without one. */
   evalLoss: number;
+  /** Whether evalLoss is of the weights as they are now. */
+  evalIsCurrent: boolean;
   tokens: number;
   /** Of the steps alone, without evaluations and saves. */
   tokensPerSecond: number;
@@ -149,11 +158,13 @@ const emptyState = (maxSteps: number): TrainerState => ({
 const maxHistory = 4000;
 
 export class Trainer<M extends Module, B, E = B> {
-  readonly args: TrainingOptions;
+  readonly args: TrainingArguments;
   readonly model: M;
   readonly optimizer: Optimizer<CommonOptions>;
   readonly state: TrainerState;
   readonly #o: TrainerOptions<M, B, E>;
+  readonly #objective: Objective<M, B>;
+  readonly #saveModel: (model: M, folder: string) => Promise<void>;
   readonly #schedule: Schedule;
   readonly #parameters: readonly Tensor[];
   readonly #callbacks: readonly TrainerCallback[];
@@ -162,12 +173,21 @@ export class Trainer<M extends Module, B, E = B> {
   #progress: ProgressLine | null = null;
   #signal: NodeJS.Signals | null = null;
   #lastEval = NaN;
+  #evaluatedStep = -1;
   #saved = -1;
 
   constructor(options: TrainerOptions<M, B, E>) {
     this.#o = options;
-    this.args = trainingArguments(options.args);
+    this.args =
+      options.args instanceof TrainingArguments
+        ? options.args
+        : new TrainingArguments(options.args);
     this.model = options.model;
+    this.#objective =
+      options.objective ?? (defaultObjective(this.model, this.args) as unknown as Objective<M, B>);
+    this.#saveModel =
+      options.saveModel ??
+      ((model, folder) => saveModelFolder(model, folder, options.tokenizer?.files));
     this.#callbacks = options.callbacks ?? [];
     if (options.trainDataset.length < 1) throw new OptionError('Trainer: trainDataset is empty');
     const { args } = this;
@@ -175,13 +195,13 @@ export class Trainer<M extends Module, B, E = B> {
       throw new OptionError(
         `Trainer: evalStrategy ${JSON.stringify(args.evalStrategy)} needs an evalDataset`,
       );
+    enableCheckpointing(this.model, args.gradientCheckpointing);
+    if (!this.model.parameters().some((p) => p.requiresGrad)) this.model.requiresGrad();
     this.#parameters = [
       ...new Set([...this.model.parameters(), ...(options.auxiliary?.parameters() ?? [])]),
     ].filter((p) => p.requiresGrad);
     if (this.#parameters.length === 0)
-      throw new OptionError(
-        'Trainer: no parameter wants a gradient; call model.requiresGrad() first',
-      );
+      throw new OptionError('Trainer: the model has no parameters to train');
     this.optimizer = makeOptimizer(args, this.#parameters);
     const perEpoch = Math.ceil(
       Math.ceil(options.trainDataset.length / args.perDeviceTrainBatchSize) /
@@ -197,8 +217,9 @@ export class Trainer<M extends Module, B, E = B> {
     });
   }
 
-  /** Trains to the end, or to a signal. */
-  async train(): Promise<TrainResult> {
+  /** Trains to the end, or to a signal. `resumeFromCheckpoint` overrides the argument of that name. */
+  async train(options: { resumeFromCheckpoint?: string | boolean } = {}): Promise<TrainResult> {
+    check.knownOptions('train', options, ['resumeFromCheckpoint']);
     const { args, state } = this;
     const unlock = await lockRun(args.outputDir);
     const onSignal = (signal: NodeJS.Signals): void => {
@@ -209,8 +230,12 @@ export class Trainer<M extends Module, B, E = B> {
     if (args.handleSignals) for (const s of ['SIGTERM', 'SIGINT'] as const) process.on(s, onSignal);
     try {
       manualSeed(args.seed);
-      await this.#resume();
+      await this.#resume(options.resumeFromCheckpoint ?? args.resumeFromCheckpoint);
       this.#progress = args.disableProgress ? null : new ProgressLine(state);
+      if (this.#o.evalDataset && args.evalStrategy === 'no')
+        this.#warn(
+          'there is an evalDataset, but evalStrategy is "no": it is not used before evaluate() is called',
+        );
       await this.#openLoggers();
       this.model.train(!args.disableDropout);
       return await this.#run();
@@ -226,11 +251,13 @@ export class Trainer<M extends Module, B, E = B> {
     }
   }
 
-  /** Mean loss (per token) and metrics over the evaluation data. */
-  async evaluate(): Promise<Metrics & { evalLoss: number }> {
-    const data = this.#o.evalDataset;
-    if (!data) throw new OptionError('evaluate: the Trainer has no evalDataset');
-    const objective = (this.#o.evalObjective ?? this.#o.objective) as unknown as Objective<M, E>;
+  /** Mean loss (per token) and metrics over the evaluation data, the Trainer's own by default. */
+  async evaluate(
+    data: Dataset<E> | null | undefined = this.#o.evalDataset,
+  ): Promise<Metrics & { evalLoss: number }> {
+    if (!data)
+      throw new OptionError('evaluate: pass a data set, or give the Trainer an evalDataset');
+    const objective = (this.#o.evalObjective ?? this.#objective) as unknown as Objective<M, E>;
     const training = this.model.training;
     this.model.eval();
     let sum = 0;
@@ -256,6 +283,7 @@ export class Trainer<M extends Module, B, E = B> {
     }
     const evalLoss = sum / count;
     this.#lastEval = evalLoss;
+    this.#evaluatedStep = this.state.step;
     const more = this.#o.computeMetrics ? await this.#o.computeMetrics(this.model) : {};
     return { evalLoss, ...more };
   }
@@ -348,8 +376,10 @@ export class Trainer<M extends Module, B, E = B> {
       await this.#save(false);
     if (args.loadBestModelAtEnd && state.bestCheckpoint && stopReason !== 'signal') {
       const problem = await problemWith(state.bestCheckpoint);
-      if (problem === null) await loadParameters(state.bestCheckpoint, this.model);
-      else this.#warn(`the best checkpoint cannot be loaded (${problem}); the last weights stay`);
+      if (problem === null) {
+        await loadParameters(state.bestCheckpoint, this.model);
+        this.#evaluatedStep = -1;
+      } else this.#warn(`the best checkpoint cannot be loaded (${problem}); the last weights stay`);
     }
     await this.#call('onTrainEnd');
     const seconds = (performance.now() - start) / 1000;
@@ -357,8 +387,10 @@ export class Trainer<M extends Module, B, E = B> {
     const steps = state.step - firstStep;
     return {
       steps: state.step,
+      stepsDone: steps,
       trainLoss: steps > 0 ? lossSum / steps : NaN,
       evalLoss: this.#lastEval,
+      evalIsCurrent: this.#evaluatedStep === state.step,
       tokens: state.tokens,
       tokensPerSecond: (state.tokens - startTokens) / Math.max(stepMs / 1000, 1e-9),
       seconds,
@@ -400,10 +432,10 @@ export class Trainer<M extends Module, B, E = B> {
     for (let micro = 0; micro < args.gradientAccumulationSteps; micro++) {
       if (state.position >= this.#o.trainDataset.length) break;
       const batch = await this.#o.trainDataset.get(this.#nextIndices(), state.epoch);
-      tokens += this.#o.objective.tokens(batch);
+      tokens += this.#objective.tokens(batch);
       losses.push(
         tidy(() => {
-          const { loss } = this.#inPrecision(() => this.#o.objective.loss(this.model, batch));
+          const { loss } = this.#inPrecision(() => this.#objective.loss(this.model, batch));
           backward(loss);
           return loss.detach();
         }),
@@ -555,7 +587,7 @@ export class Trainer<M extends Module, B, E = B> {
     await saveCheckpoint(args.outputDir, {
       step: state.step,
       optimizer: this.optimizer.stateDict(),
-      writeModel: (temporary) => this.#o.saveModel(this.model, temporary),
+      writeModel: (temporary) => this.#saveModel(this.model, temporary),
       ...(this.#o.auxiliary && { auxiliary: this.#o.auxiliary }),
       state: JSON.parse(
         JSON.stringify({
@@ -587,9 +619,8 @@ export class Trainer<M extends Module, B, E = B> {
     };
   }
 
-  async #resume(): Promise<void> {
+  async #resume(from: string | boolean): Promise<void> {
     const { args } = this;
-    const from = args.resumeFromCheckpoint;
     if (from === false) {
       const existing = await listCheckpoints(args.outputDir);
       if (existing.length > 0)
@@ -645,7 +676,10 @@ export class Trainer<M extends Module, B, E = B> {
     });
     this.#saved = this.state.step;
     const evals = this.state.history.filter((e) => 'evalLoss' in e);
-    if (evals.length > 0) this.#lastEval = evals.at(-1)!['evalLoss']!;
+    if (evals.length > 0) {
+      this.#lastEval = evals.at(-1)!['evalLoss']!;
+      this.#evaluatedStep = evals.at(-1)!.step;
+    }
   }
 
   async #report(seconds: number): Promise<void> {
@@ -679,7 +713,7 @@ export interface StepResult {
 }
 
 function makeOptimizer(
-  args: TrainingOptions,
+  args: TrainingArguments,
   parameters: readonly Tensor[],
 ): Optimizer<CommonOptions> {
   // biases and norms are not decayed

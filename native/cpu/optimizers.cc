@@ -89,16 +89,16 @@ Status adam_typed(const Context& context, const Tensor& param, const Tensor& gra
 
 template <class T>
 Status sgd_typed(const Context& context, const Tensor& param, const Tensor& grad,
-                 const OptionalTensor& buffer, double scale, double lr, double momentum, double dampening,
-                 double weight_decay, bool nesterov, bool first) {
+                 const OptionalTensor& buffer, double scale, double lr, double momentum, double weight_decay,
+                 bool nesterov) {
   using V = Vec<T>;
-  const V rate(static_cast<T>(lr)), mu(static_cast<T>(momentum)), damp(static_cast<T>(1 - dampening)),
-      l2(static_cast<T>(weight_decay)), f(static_cast<T>(scale));
+  const V rate(static_cast<T>(lr)), mu(static_cast<T>(momentum)), l2(static_cast<T>(weight_decay)),
+      f(static_cast<T>(scale));
   each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
     const V p = load<T>(param, i, k);
     V g = fma(l2, p, load<T>(grad, i, k) * f);
     if (buffer.data) {
-      const V b = first ? g : fma(damp, g, mu * load<T>(buffer, i, k));
+      const V b = fma(mu, load<T>(buffer, i, k), g);
       store<T>(buffer, i, k, b);
       g = nesterov ? fma(mu, b, g) : b;
     }
@@ -125,9 +125,8 @@ Status lion_typed(const Context& context, const Tensor& param, const Tensor& gra
 }
 
 template <class T>
-double squares(const Tensor& x, int64_t from, int64_t to) {
+double squares(const T* p, int64_t from, int64_t to) {
   double lanes[8] = {};
-  const T* p = data<T>(x);
   int64_t i = from;
   for (; i + 8 <= to; i += 8)
     for (int j = 0; j < 8; ++j) {
@@ -136,6 +135,22 @@ double squares(const Tensor& x, int64_t from, int64_t to) {
     }
   for (; i < to; ++i) lanes[0] += static_cast<double>(p[i]) * static_cast<double>(p[i]);
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
+// Sum of squares in double: partial sums per chunk, added in order. False: out of memory.
+template <class T>
+bool total_squares(const Context& context, const T* x, int64_t n, double* total) {
+  const int64_t chunks = (n + kChunkElements - 1) / kChunkElements;
+  auto* partial = static_cast<double*>(
+      context.workspace(context.host, 1, static_cast<size_t>(chunks + 1) * sizeof(double)));
+  if (!partial) return false;
+  context.parallel_for(chunks, [&](int64_t chunk) {
+    const int64_t from = chunk * kChunkElements, to = from + kChunkElements < n ? from + kChunkElements : n;
+    partial[chunk] = squares(x, from, to);
+  });
+  *total = 0;
+  for (int64_t i = 0; i < chunks; ++i) *total += partial[i];
+  return true;
 }
 
 // Adafactor for one (rows, columns) matrix; see the kernel below.
@@ -183,23 +198,16 @@ constexpr int64_t kBlock8 = 256;  // elements that share a scale in 8-bit optimi
 
 }  // namespace
 
-// out[index] = sum of x^2 in double: partial sums per chunk, added in order.
+// out[index] = sum of x^2 in double.
 Status sum_squares(const Context& context, Tensor x, Tensor out, int64_t index) {
   CHECK(is_contiguous(x), "x must be contiguous");
   CHECK(out.dtype == DType::f64 && is_contiguous(out) && index >= 0 && index < numel(out),
         "index outside of out");
-  const int64_t n = numel(x), chunks = (n + kChunkElements - 1) / kChunkElements;
   CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
-  auto* partial = static_cast<double*>(
-      context.workspace(context.host, 0, static_cast<size_t>(chunks + 1) * sizeof(double)));
-  CHECK(partial != nullptr, "out of memory");
-  context.parallel_for(chunks, [&](int64_t chunk) {
-    const int64_t from = chunk * kChunkElements, to = from + kChunkElements < n ? from + kChunkElements : n;
-    partial[chunk] = x.dtype == DType::f32 ? squares<float>(x, from, to) : squares<double>(x, from, to);
-  });
-  double total = 0;
-  for (int64_t i = 0; i < chunks; ++i) total += partial[i];
-  data<double>(out)[index] = total;
+  double* to = data<double>(out) + index;
+  const bool done = x.dtype == DType::f32 ? total_squares(context, data<float>(x), numel(x), to)
+                                          : total_squares(context, data<double>(x), numel(x), to);
+  CHECK(done, "out of memory");
   return nullptr;
 }
 
@@ -229,22 +237,19 @@ Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, 
   return nullptr;
 }
 
-// Stochastic gradient descent, torch.optim.SGD: g += wd p; b = mu b + (1 - damp) g (b = g at first); p -= lr
-// (nesterov ? g + mu b : b)
+// Stochastic gradient descent, torch.optim.SGD: g += wd p;  b = mu b + g;
+//   p -= lr (nesterov ? g + mu b : b)
 Status sgd(const Context& context, Tensor param, Tensor grad, OptionalTensor buffer, OptionalTensor scale,
-           double lr, double momentum, double dampening, double weight_decay, int64_t nesterov,
-           int64_t first) {
+           double lr, double momentum, double weight_decay, int64_t nesterov) {
   const Tensor* const others[] = {&grad, &buffer};
   if (Status status = check_like(param, others, 2)) return status;
   CHECK(!bad_scale(scale), "scale must be two float64");
   const double f = factor(scale);
   if (f != f) return nullptr;
   if (param.dtype == DType::f32)
-    return sgd_typed<float>(context, param, grad, buffer, f, lr, momentum, dampening, weight_decay,
-                            nesterov != 0, first != 0);
+    return sgd_typed<float>(context, param, grad, buffer, f, lr, momentum, weight_decay, nesterov != 0);
   if (param.dtype == DType::f64)
-    return sgd_typed<double>(context, param, grad, buffer, f, lr, momentum, dampening, weight_decay,
-                             nesterov != 0, first != 0);
+    return sgd_typed<double>(context, param, grad, buffer, f, lr, momentum, weight_decay, nesterov != 0);
   return "needs float32 or float64";
 }
 
@@ -314,15 +319,18 @@ Status adafactor(const Context& context, Tensor param, Tensor grad, Tensor row, 
                               f, beta2, eps);
   } else {
     CHECK(numel(row) == n, "row has the wrong size");
-    for (int64_t i = 0; i < n; ++i) {
-      const double g = static_cast<double>(data<float>(grad)[i]) * f;
-      const double v = beta2 * static_cast<double>(data<float>(row)[i]) + (1 - beta2) * (g * g + eps);
-      data<float>(row)[i] = static_cast<float>(v);
-      update[i] = static_cast<float>(g / root(v));
-    }
+    using V = Vec<float>;
+    const V keep(static_cast<float>(beta2)), fresh(static_cast<float>(1 - beta2)), e(static_cast<float>(eps)),
+        fs(static_cast<float>(f));
+    each_vector<float>(context, n, [&](int64_t i, int64_t k) {
+      const V g = load<float>(grad, i, k) * fs;
+      const V v = fma(fresh, fma(g, g, e), keep * load<float>(row, i, k));
+      store<float>(row, i, k, v);
+      (g / sqrt(v)).store_partial(update + i, k);
+    });
   }
   double total = 0;
-  for (int64_t i = 0; i < n; ++i) total += static_cast<double>(update[i]) * static_cast<double>(update[i]);
+  CHECK(total_squares(context, update, n, &total), "out of memory");
   const double rms = root(total / static_cast<double>(n)) / clip;
   const Vec<float> rate(static_cast<float>(lr / (rms > 1 ? rms : 1))),
       decay(static_cast<float>(1 - lr * weight_decay));

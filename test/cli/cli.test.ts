@@ -1,13 +1,12 @@
 // The command line as another program uses it: JSON on standard output, one line and an exit code on failure.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { describeWithFixtures, fixture, fixtureJson } from '../harness.js';
+import { describeWithFixtures, fixture, fixtureJson, temporaryFolder } from '../harness.js';
 
 const main = new URL('../../dist/cli/main.js', import.meta.url).pathname;
-const work = mkdtempSync(join(tmpdir(), 'roots-cli-'));
+const work = temporaryFolder('cli');
 
 function roots(...args: string[]): { status: number | null; out: string; err: string } {
   const r = spawnSync(process.execPath, [main, ...args], {

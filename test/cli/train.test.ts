@@ -1,14 +1,13 @@
 // roots train, finetune and distill as a user calls them, on a text of the project's own grammar.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { sentences } from '../../examples/grammar.js';
+import { temporaryFolder } from '../harness.js';
 
 const main = new URL('../../dist/cli/main.js', import.meta.url).pathname;
-const work = mkdtempSync(join(tmpdir(), 'roots-cli-train-'));
-afterAll(() => rmSync(work, { recursive: true, force: true }));
+const work = temporaryFolder('cli-train');
 const text = join(work, 'text.txt');
 writeFileSync(text, sentences(400, 1));
 
@@ -79,6 +78,28 @@ describe('roots train', () => {
       readFileSync(join(a, 'model.safetensors')),
     );
     expect(readdirSync(b).filter((n) => n.startsWith('checkpoint-')).length).toBe(2);
+  });
+  it('names wrong choices by their option, and a finished run says that nothing was left', () => {
+    const base = ['train', '--text', text, '--out', join(work, 'wrong')];
+    for (const [option, value] of [
+      ['optimizer', 'adamax'],
+      ['schedule', 'cos'],
+      ['nan-policy', 'pray'],
+      ['model', 'bert'],
+      ['preset', 'nano'],
+      ['report', 'wandb'],
+    ] as const) {
+      const r = roots(...base, `--${option}`, value);
+      expect(r.status).toBe(2);
+      expect(r.err).toMatch(new RegExp(`--${option} must be one of .*, got "${value}"`));
+    }
+    // units of an LSTM are not split into heads
+    const lstm = [...base.slice(0, 4), join(work, 'odd'), '--model', 'lstm', '--dim', '30'];
+    const more = ['--layers', '1', '--context', '16', '--steps', '2', '--heads', '4'];
+    expect(json(...lstm, ...more)['steps']).toBe(2);
+    const again = roots(...lstm, ...more, '--resume');
+    expect(again.out).toMatch(/2 steps in .*: no step was left, validation/);
+    expect(json(...lstm, ...more, '--resume')['trainLoss']).toBeNull();
   });
   it('finetune goes on from a model, distill teaches a smaller one', () => {
     const teacher = join(work, 'gpt2');

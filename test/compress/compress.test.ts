@@ -1,5 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, readdirSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { LanguageModel, compress, openSafetensors, tensor } from '../../lib/index.js';
@@ -17,12 +16,13 @@ import {
   fixtureTensors,
   normal,
   numbers,
+  temporaryFolder,
 } from '../harness.js';
 
 const text = (path: string): string => readFileSync(fixture(path), 'utf8');
 const shakespeare = fixture('checkpoints/gpt2-shakespeare');
 const stories = fixture('checkpoints/stories260K-llama');
-const out = (): string => join(mkdtempSync(join(tmpdir(), 'roots-compress-')), 'out');
+const out = (): string => join(temporaryFolder('compress'), 'out');
 
 function shakespeareOptions(more: Partial<CompressOptions>): CompressOptions {
   return {

@@ -1,7 +1,6 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   AdamW,
   Generator,
@@ -33,10 +32,15 @@ import {
 } from '../../lib/compress/distill/losses.js';
 import { parseHeal } from '../../lib/compress/heal.js';
 import { cloneModel, loadModel } from '../../lib/models/registry.js';
-import { describeWithFixtures, expectClose, fixture, numbers } from '../harness.js';
+import {
+  describeWithFixtures,
+  expectClose,
+  fixture,
+  numbers,
+  temporaryFolder,
+} from '../harness.js';
 
-const root = mkdtempSync(join(tmpdir(), 'roots-distill-'));
-afterAll(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder('distill');
 const f64 = { dtype: 'float64', low: -1, high: 1 } as const;
 
 describe('linearKlDiv', () => {
@@ -171,6 +175,9 @@ describe('distillation', () => {
     const cached = distillation(t, s, {}).loss(s, await cache.get([1, 3])).loss;
     const online = distillation(t, s, {}).loss(s, await text.get([1, 3], 0)).loss;
     expect(await cached.item()).toBeCloseTo(await online.item(), 3);
+    const batch = await cache.get([1]);
+    for (const wrong of [{ temperature: 2 }, { reverse: true }, { hidden: 1 }])
+      expect(() => distillation(t, s, wrong).loss(s, batch)).toThrow(/cached teacher logits serve/);
     // found again; another text is refused
     await cache.close();
     await (await TeacherCache.open(join(root, 'cache'), text)).close();

@@ -1,13 +1,12 @@
 // Pruned dense checkpoints in stock transformers: no missing or unexpected weights, equal logits. Needs a Python with
 // torch and transformers, named by ROOTS_PEER_PYTHON; skipped, saying so, without one.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { LanguageModel, compress, tensor } from '../../lib/index.js';
 import type { PruneRatios } from '../../lib/index.js';
-import { fixture, hasFixtures, numbers } from '../harness.js';
+import { fixture, hasFixtures, numbers, temporaryFolder } from '../harness.js';
 
 const python = process.env['ROOTS_PEER_PYTHON'];
 const program = `
@@ -35,7 +34,7 @@ run(
       ['stories260K-llama', { heads: 0.5 }, 'LlamaForCausalLM'],
       ['stories260K-llama', { heads: 0.25 }, 'MistralForCausalLM'],
     ])('%s pruned by %j as %s', async (name, prune, architecture) => {
-      const out = join(mkdtempSync(join(tmpdir(), 'roots-transformers-')), 'out');
+      const out = join(temporaryFolder('transformers'), 'out');
       const text = readFileSync(
         fixture(
           name.startsWith('gpt2')

@@ -1,17 +1,15 @@
-import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, readdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { TokenDataset, Tokenizer, byteTokenizer } from '../../lib/index.js';
 import { permuted } from '../../lib/data/dataset.js';
 import { documents, expandPaths } from '../../lib/data/sources.js';
 import { TokenShards } from '../../lib/data/token_shards.js';
 import { documentIds, pieces } from '../../lib/data/tokenize.js';
-import { describeWithFixtures, fixture } from '../harness.js';
+import { describeWithFixtures, fixture, temporaryFolder } from '../harness.js';
 import { sentences } from '../../examples/grammar.js';
 
-const root = mkdtempSync(join(tmpdir(), 'roots-data-'));
-afterAll(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder('data');
 const file = (name: string, content: string | Uint8Array): string => {
   const path = join(root, name);
   writeFileSync(path, content);
@@ -189,5 +187,19 @@ describe('TokenDataset', () => {
     await TokenShards.prepare(cache, file('cut.txt', sentences(50, 1)), t);
     truncateSync(join(cache, 'tokens-00000.bin'), 100);
     await expect(TokenShards.open(cache)).rejects.toThrow(/100 bytes, expected/);
+  });
+  it('a shard whose bytes changed is made again', async () => {
+    const t = byteTokenizer();
+    const cache = join(root, 'flipped');
+    const source = file('flipped.txt', sentences(50, 1));
+    const good = await TokenShards.prepare(cache, source, t);
+    const path = join(cache, 'tokens-00000.bin');
+    const bytes = readFileSync(path);
+    bytes[40]! ^= 1;
+    writeFileSync(path, bytes);
+    await TokenShards.prepare(cache, source, t);
+    bytes[40]! ^= 1;
+    expect(readFileSync(path).equals(bytes)).toBe(true);
+    await good.close();
   });
 });

@@ -7,7 +7,6 @@ import {
   writeFileSync,
   readFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
@@ -17,9 +16,15 @@ import {
   writeSafetensors,
   zeros,
 } from '../../lib/index.js';
-import { describeWithFixtures, expectNoLeak, fixture, numbers } from '../harness.js';
+import {
+  describeWithFixtures,
+  expectNoLeak,
+  fixture,
+  numbers,
+  temporaryFolder,
+} from '../harness.js';
 
-const folder = mkdtempSync(join(tmpdir(), 'roots-safetensors-'));
+const folder = temporaryFolder('safetensors');
 let count = 0;
 
 function file(

@@ -2,7 +2,6 @@
 import {
   cpSync,
   existsSync,
-  mkdtempSync,
   readFileSync,
   rmSync,
   truncateSync,
@@ -10,7 +9,6 @@ import {
   chmodSync,
   readdirSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import {
@@ -22,10 +20,10 @@ import {
 } from '../../lib/index.js';
 import { saveFolder } from '../../lib/io/checkpoint.js';
 import type { JsonObject } from '../../lib/io/json.js';
-import { describeWithFixtures, expectNoLeak, fixture } from '../harness.js';
+import { describeWithFixtures, expectNoLeak, fixture, temporaryFolder } from '../harness.js';
 
 function copy(name: string): string {
-  const dir = mkdtempSync(join(tmpdir(), 'roots-bad-'));
+  const dir = temporaryFolder('bad');
   cpSync(fixture(`checkpoints/${name}`), dir, { recursive: true });
   return dir;
 }
@@ -249,7 +247,7 @@ describeWithFixtures('saving', () => {
   it('round-trips a model folder that loads to equal logits', async () => {
     for (const name of ['gpt2-shakespeare', 'stories260K-llama']) {
       using lm = await load(fixture(`checkpoints/${name}`));
-      const out = join(mkdtempSync(join(tmpdir(), 'roots-save-')), 'model');
+      const out = join(temporaryFolder('save'), 'model');
       await lm.save(out);
       using again = await load(out);
       const ids = tensor([[3, 4, 5, 6]], { dtype: 'int32' });
@@ -263,7 +261,7 @@ describeWithFixtures('saving', () => {
     }
   });
   it('leaves nothing behind when writing fails, and the old folder untouched', async () => {
-    const parent = mkdtempSync(join(tmpdir(), 'roots-save-'));
+    const parent = temporaryFolder('save');
     const target = join(parent, 'm');
     await saveFolder(target, async (f) => writeFileSync(join(f, 'a'), 'old'));
     await expect(

@@ -11,6 +11,7 @@ import {
   fixtureJson,
   fixtureTensors,
   numbers,
+  temporaryFolder,
 } from '../harness.js';
 
 async function worst(
@@ -106,11 +107,10 @@ describeWithFixtures('configuration variants (G12)', () => {
     });
   }
   it('reads the older spelling of rope settings the same way', async () => {
-    const { cpSync, mkdtempSync, renameSync } = await import('node:fs');
-    const { tmpdir } = await import('node:os');
+    const { cpSync, renameSync } = await import('node:fs');
     const { join } = await import('node:path');
     for (const name of ['llama-rope-llama3', 'llama-rope-linear', 'mistral']) {
-      const folder = mkdtempSync(join(tmpdir(), 'roots-legacy-'));
+      const folder = temporaryFolder('legacy');
       cpSync(fixture(`checkpoints/zoo-random/${name}`), folder, { recursive: true });
       renameSync(join(folder, 'config_legacy.json'), join(folder, 'config.json'));
       const { model } = await loadModel(folder);

@@ -2,11 +2,15 @@ import { describe, expect, it } from 'vitest';
 import {
   Generator,
   cast,
+  createModel,
   gradcheck,
   gruCell,
+  gruSequence,
   lstmCell,
+  lstmSequence,
   manualSeed,
   nn,
+  noGrad,
   rand,
   tensor,
   tidy,
@@ -91,7 +95,68 @@ describe('recurrent cells', () => {
         [random([b, 3 * h]), random([b, 3 * h]), random([b, h])],
       );
   });
+  it('lstmSequence and gruSequence: gradcheck of outputs, last states, weights and first states', () => {
+    for (const [b, t, h] of [
+      [1, 1, 1],
+      [3, 4, 5],
+    ] as const) {
+      gradcheck(
+        (pre, w, bias, h0, c0) => {
+          const out = lstmSequence(pre, w, bias, h0, c0);
+          return out.y.sum({ dim: 1 }).add(out.h.mul(0.3)).add(out.c.mul(0.5));
+        },
+        [
+          random([b, t, 4 * h]),
+          random([4 * h, h]),
+          random([4 * h]),
+          random([b, h]),
+          random([b, h]),
+        ],
+      );
+      gradcheck(
+        (pre, w, bias, h0) => {
+          const out = gruSequence(pre, w, bias, h0);
+          return out.y.sum({ dim: 1 }).add(out.h.mul(0.3));
+        },
+        [random([b, t, 3 * h]), random([3 * h, h]), random([3 * h]), random([b, h])],
+      );
+    }
+  });
+  it('sequences are their cells in turn', async () => {
+    const [b, t, h] = [2, 3, 4];
+    const [pre, w, bias, h0, c0] = [
+      random([b, t, 4 * h]),
+      random([4 * h, h]),
+      random([4 * h]),
+      random([b, h]),
+      random([b, h]),
+    ];
+    const out = lstmSequence(pre, w, bias, h0, c0);
+    let state = { h: h0, c: c0 };
+    for (let i = 0; i < t; i++) {
+      const x = pre.slice(1, i, i + 1).reshape([b, 4 * h]);
+      state = lstmCell(x.add(state.h.linear(w, bias)), state.c);
+      expect(await numbers(out.y.slice(1, i, i + 1))).toEqual(await numbers(state.h));
+    }
+    expect(await numbers(out.c)).toEqual(await numbers(state.c));
+    const gru = gruSequence(pre.slice(2, 0, 12), w.slice(0, 0, 12), bias.slice(0, 0, 12), h0);
+    let g = h0;
+    for (let i = 0; i < t; i++) {
+      const x = pre
+        .slice(1, i, i + 1)
+        .slice(2, 0, 12)
+        .reshape([b, 12]);
+      g = gruCell(x, g.linear(w.slice(0, 0, 12), bias.slice(0, 0, 12)), g);
+      expect(await numbers(gru.y.slice(1, i, i + 1))).toEqual(await numbers(g));
+    }
+  });
   it('name wrong shapes', () => {
+    expect(() =>
+      lstmSequence(zeros([1, 2, 9]), zeros([8, 2]), zeros([8]), zeros([1, 2]), zeros([1, 2])),
+    ).toThrow(/expected pre of shape \[B, T, 8\]/);
+    expect(() => gruSequence(zeros([1, 2, 6]), zeros([6, 2]), zeros([6]), zeros([2, 2]))).toThrow(
+      /expected h of shape \[1, 2\], got \[2, 2\]/,
+    );
     expect(() => lstmCell(zeros([2, 9]), zeros([2, 2]))).toThrow(
       /expected products of shape \[B, 4 H\]/,
     );
@@ -291,5 +356,29 @@ describe('initialisers', () => {
       /unknown initialiser/,
     );
     expect(() => nn.init.xavierNormal(zeros([3]))).toThrow(/two axes/);
+  });
+});
+
+describe('Module.to', () => {
+  it.each(['gpt2', 'llama', 'lstm'] as const)('%s: other dtypes, and back', async (kind) => {
+    const size = { layers: 2, heads: 2, dim: 16, context: 8 };
+    using model = createModel(kind, size, 11, null, new Generator(1));
+    const inputIds = tensor([[1, 5, 2, 7]], { dtype: 'int32' });
+    const logits = async (): Promise<Float64Array> =>
+      numbers(tidy(() => noGrad(() => model.forward({ inputIds }).logits)));
+    const before = await logits();
+    const [weight] = model.parameters() as [Tensor];
+    const bytes = weight.storage.bytes;
+    model.to('float64');
+    expect(weight.dtype).toBe('float64');
+    expectClose(await logits(), before, { atol: 1e-5, rtol: 1e-5 }, 'float64');
+    model.to('bfloat16');
+    expect(weight.storage.bytes).toBe(bytes / 2);
+    expectClose(await logits(), before, { atol: 0.02, rtol: 0.02 }, 'bfloat16');
+    model.to('float32').requiresGrad();
+    model.loss({ inputIds, labels: inputIds }).backward();
+    expect(weight.grad!.dtype).toBe('float32');
+    expect(() => model.to('int8' as 'float32')).toThrow(/to: dtype must be one of/);
+    expect(() => weight.setData(zeros([1]))).toThrow(/setData: expected a tensor of shape/);
   });
 });

@@ -1,13 +1,11 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { Generator, LanguageModel, byteTokenizer, createModel } from '../../lib/index.js';
 import type { Label } from '../../lib/index.js';
-import { describeWithFixtures, fixture } from '../harness.js';
+import { describeWithFixtures, fixture, temporaryFolder } from '../harness.js';
 
-const root = mkdtempSync(join(tmpdir(), 'roots-classify-'));
-afterAll(() => rmSync(root, { recursive: true, force: true }));
+const root = temporaryFolder('classify');
 
 const quiet = { disableProgress: true, reportTo: [] as const };
 function fresh(): LanguageModel {

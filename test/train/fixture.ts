@@ -2,8 +2,6 @@
 import { byteTokenizer } from '../../lib/text/byte_tokenizer.js';
 import { TokenDataset } from '../../lib/data/token_dataset.js';
 import { Generator } from '../../lib/tensor/random.js';
-import { writeModel } from '../../lib/models/registry.js';
-import { causalLM } from '../../lib/train/objectives.js';
 import { createModel } from '../../lib/train/presets.js';
 import type { ModelKind } from '../../lib/train/presets.js';
 import { Trainer } from '../../lib/train/trainer.js';
@@ -51,10 +49,9 @@ export async function tinyTrainer(
       loggingSteps: 1,
       ...args,
     },
-    objective: causalLM(),
     trainDataset: options.train ?? train,
     evalDataset: validation,
-    saveModel: (m, folder) => writeModel(folder, m, { files: tokenizer.files }),
+    tokenizer,
     callbacks: options.callbacks ?? [],
   });
 }

@@ -1,8 +1,7 @@
 // 200 steps of a tiny GPT from the same initial weights, here and in PyTorch (transformers): every loss within 1e-4. Needs the Python named
 // by ROOTS_PEER_PYTHON.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
@@ -15,6 +14,7 @@ import {
   tidy,
 } from '../../lib/index.js';
 import { writeModel } from '../../lib/models/registry.js';
+import { temporaryFolder } from '../harness.js';
 
 const python = process.env['ROOTS_PEER_PYTHON'];
 const script = `
@@ -40,7 +40,7 @@ describe.skipIf(!python)(
   `loss curve against PyTorch (C02)${python ? '' : ' (skipped: set ROOTS_PEER_PYTHON)'}`,
   () => {
     it.each(['gpt2', 'llama'] as const)('%s: 200 losses within 1e-4', async (kind) => {
-      const work = mkdtempSync(join(tmpdir(), 'roots-curve-'));
+      const work = temporaryFolder('curve');
       try {
         const vocab = 61;
         const [rows, width, steps] = [4, 24, 200];

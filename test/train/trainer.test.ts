@@ -2,7 +2,6 @@ import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   existsSync,
-  mkdtempSync,
   readFileSync,
   readdirSync,
   rmSync,
@@ -11,22 +10,32 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
-import { memory, setThreads, getThreads, tensor } from '../../lib/index.js';
+import {
+  Trainer,
+  TrainingArguments,
+  memory,
+  nn,
+  setThreads,
+  getThreads,
+  tensor,
+  trainLanguageModel,
+  zeros,
+} from '../../lib/index.js';
 import type { TokenBatch } from '../../lib/data/token_dataset.js';
 import { TokenDataset } from '../../lib/data/token_dataset.js';
 import { crc32c } from '../../lib/train/tensorboard.js';
 import { trainingReport } from '../../lib/report/training.js';
 import type { TrainingOptions } from '../../lib/train/arguments.js';
 import type { Dataset } from '../../lib/data/dataset.js';
-import { data, tinyTrainer } from './fixture.js';
+import { data, tinyModel, tinyTrainer, tokenizer } from './fixture.js';
+import { temporaryFolder } from '../harness.js';
 
 const folders: string[] = [];
 function folder(): string {
-  const f = mkdtempSync(join(tmpdir(), 'roots-train-'));
+  const f = temporaryFolder('train');
   folders.push(f);
   return f;
 }
@@ -388,6 +397,60 @@ describe('Trainer', () => {
     const html = readFileSync(join(root, 'report.html'), 'utf8');
     expect(html).toContain('<svg');
     expect(html).not.toMatch(/https?:\/\/(?!www\.w3)/);
+  });
+  it('takes a model, arguments and data alone, resumes by train(), and keeps two checkpoints (C08, X17)', async () => {
+    const { train, validation } = (await data()).split(0.2);
+    const outputDir = folder();
+    const options = { outputDir, maxSteps: 4, saveSteps: 1, saveTotalLimit: 2, reportTo: [] };
+    const run = (maxSteps: number) => {
+      const args = new TrainingArguments({ ...options, maxSteps });
+      const model = tinyModel();
+      model.requiresGrad(false); // as a loaded model comes
+      return new Trainer({ model, args, trainDataset: train, evalDataset: validation });
+    };
+    const warnings: string[] = [];
+    const write = process.stderr.write.bind(process.stderr);
+    process.stderr.write = ((chunk: string) => warnings.push(chunk) > 0) as typeof write;
+    try {
+      const first = await run(3).train();
+      expect([first.steps, first.evalLoss]).toEqual([3, NaN]);
+      const again = await run(5).train({ resumeFromCheckpoint: true });
+      expect([again.steps, again.stepsDone]).toEqual([5, 2]);
+    } finally {
+      process.stderr.write = write;
+    }
+    expect(warnings.join('')).toMatch(/evalDataset, but evalStrategy is "no"/);
+    const left = readdirSync(outputDir).filter((n) => n.startsWith('checkpoint-'));
+    expect(left.toSorted()).toEqual(['checkpoint-4', 'checkpoint-5']);
+    expect(new TrainingArguments({ outputDir }).numTrainEpochs).toBe(3);
+    expect(
+      () =>
+        new Trainer({
+          model: new nn.Linear({ weight: zeros([2, 2]) }),
+          args: { outputDir },
+          trainDataset: train,
+        }),
+    ).toThrow(/no default objective for a Linear/);
+  });
+  it('a final evaluation is not done twice', async () => {
+    const { train, validation } = (await data()).split(0.2);
+    const seen: number[] = [];
+    const summary = await trainLanguageModel({
+      model: tinyModel(),
+      tokenizer,
+      trainDataset: train,
+      evalDataset: validation,
+      callbacks: [{ onEvaluate: (metrics) => void seen.push(metrics['evalLoss']!) }],
+      args: {
+        outputDir: folder(),
+        maxSteps: 4,
+        evalStrategy: 'steps',
+        evalSteps: 2,
+        disableProgress: true,
+      },
+    });
+    expect(seen.length).toBe(2);
+    expect(summary.valLoss).toBe(seen[1]);
   });
   it('stops early', async () => {
     const trainer = await tinyTrainer({

@@ -6,8 +6,14 @@ import { Generator } from '../../tensor/random.js';
 import { listCheckpoints } from '../../train/checkpoint.js';
 import { trainLanguageModel } from '../../train/language_model.js';
 import { createModel, modelKinds, presets } from '../../train/presets.js';
-import type { ModelKind } from '../../train/presets.js';
-import { UsageError, defined, integerOption, numberOption, textOption } from '../command.js';
+import {
+  UsageError,
+  choiceOption,
+  defined,
+  integerOption,
+  numberOption,
+  textOption,
+} from '../command.js';
 import type { Command } from '../command.js';
 import {
   chooseTokenizer,
@@ -43,17 +49,9 @@ OUT becomes a model folder with checkpoints, log.jsonl and report.html beside th
     tokenizer: { type: 'string' },
   },
   async run(_positionals, values) {
-    const name = textOption(values, 'preset');
-    const preset = name !== undefined && Object.hasOwn(presets, name) ? presets[name] : undefined;
-    if (name !== undefined && !preset)
-      throw new UsageError(
-        `--preset must be one of ${Object.keys(presets).join(', ')}, got ${JSON.stringify(name)}`,
-      );
-    const kind = (textOption(values, 'model') ?? preset?.kind ?? 'gpt2') as ModelKind;
-    if (!modelKinds.includes(kind))
-      throw new UsageError(
-        `--model must be one of ${modelKinds.join(', ')}, got ${JSON.stringify(kind)}`,
-      );
+    const name = choiceOption(values, 'preset', Object.keys(presets));
+    const preset = name === undefined ? undefined : presets[name];
+    const kind = choiceOption(values, 'model', modelKinds) ?? preset?.kind ?? 'gpt2';
     const given = trainingOptions(values);
     const files = textFiles(values);
     const resuming =

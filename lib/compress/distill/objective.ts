@@ -120,11 +120,11 @@ export function distillation(
     const rows = batch.inputIds.length;
     const parts: Tensor[] = [];
     if (batch.topIndices && batch.topLogProbs) {
-      parts.push(mul(cachedKl(model.project(own.features), batch as TeacherBatch), 1 - alpha));
-      if (wantsStates || relations > 0)
+      if (wantsStates || relations > 0 || temperature !== 1 || reverse)
         throw new OptionError(
-          'distill: cached teacher logits hold no hidden states; use the teacher itself',
+          'distill: cached teacher logits serve the forward divergence at temperature 1 alone; for hidden states, relations, reverse or another temperature use the teacher itself',
         );
+      parts.push(mul(cachedKl(model.project(own.features), batch as TeacherBatch), 1 - alpha));
     } else {
       const his = noGrad(() => look(teacher, inputIds));
       const flat = noGrad(() => reshape(his.features, [rows, his.features.shape.at(-1)!]));
