@@ -268,6 +268,89 @@ ROOTS_INLINE Vec<T> exp(Vec<T> x) {
 #endif
 }
 
+// 0, 1, 2, ... as numbers.
+template <class T>
+ROOTS_INLINE Vec<T> iota() {
+  Vec<T> r;
+  unrolled<Vec<T>::kWidth>([&](auto i) { r.v[decltype(i)::value] = T(decltype(i)::value); });
+  return r;
+}
+
+// The larger of each pair, faster than max() because it may drop a NaN.
+template <class T>
+ROOTS_INLINE Vec<T> larger(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>((typename Vec<T>::Raw)_mm512_max_ps((__m512)a.v, (__m512)b.v));
+  else
+    return Vec<T>((typename Vec<T>::Raw)_mm512_max_pd((__m512d)a.v, (__m512d)b.v));
+#else
+  return select<T>(a > b, a, b);
+#endif
+}
+
+// Lanes to one by a tree of halves: the order is the same at every call.
+template <class T, class Join>
+ROOTS_INLINE T reduce_lanes(Vec<T> a, const Join& join) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    const __m512 x = (__m512)a.v;
+    Vec<T> y = join(a, Vec<T>((typename Vec<T>::Raw)_mm512_shuffle_f32x4(x, x, 0x4e)));
+    y = join(y, Vec<T>((typename Vec<T>::Raw)_mm512_shuffle_f32x4((__m512)y.v, (__m512)y.v, 0xb1)));
+    y = join(y, Vec<T>((typename Vec<T>::Raw)_mm512_permute_ps((__m512)y.v, 0x4e)));
+    y = join(y, Vec<T>((typename Vec<T>::Raw)_mm512_permute_ps((__m512)y.v, 0xb1)));
+    return y.v[0];
+  }
+#endif
+  T lanes[Vec<T>::kWidth];
+  a.store(lanes);
+  for (int step = Vec<T>::kWidth / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) lanes[i] = join(Vec<T>(lanes[i]), Vec<T>(lanes[i + step])).v[0];
+  return lanes[0];
+}
+template <class T>
+ROOTS_INLINE T reduce_sum(Vec<T> a) {
+  return reduce_lanes(a, [](Vec<T> x, Vec<T> y) { return x + y; });
+}
+template <class T>
+ROOTS_INLINE T reduce_larger(Vec<T> a) {
+  return reduce_lanes(a, [](Vec<T> x, Vec<T> y) { return larger(x, y); });
+}
+
+// 2^x for softmax: relative error 1e-7 (float), exactly 0 from far below (2^-200 and less) and for -infinity;
+// NaN stays NaN. Degree-5 minimax polynomial on [-1/2, 1/2].
+ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
+  using V = Vec<float>;
+#if defined(__AVX512F__)
+  // of a NaN and a number, the maximum is the second operand
+  x = V((V::Raw)_mm512_max_ps((__m512)V(-200.0f).v, (__m512)x.v));
+  const V n((V::Raw)_mm512_roundscale_ps((__m512)x.v, 0));
+#else
+  x = select<float>(x < V(-200.0f), V(-200.0f), x);
+  const V magic(ExpConstants<float>::kMagic);
+  const V shifted = x + magic;
+  const V n = shifted - magic;
+#endif
+  const V r = x - n;
+  V p = fma(V(1.327647177e-3f), r, V(9.675541333e-3f));
+  p = fma(p, r, V(5.550713274e-2f));
+  p = fma(p, r, V(2.402211972e-1f));
+  p = fma(p, r, V(6.931469671e-1f));
+  p = fma(p, r, V(1.000000072f));
+#if defined(__AVX512F__)
+  return V((V::Raw)_mm512_scalef_ps((__m512)p.v, (__m512)n.v));
+#else
+  using Mask = V::Mask;
+  using C = ExpConstants<float>;
+  const Mask exponent = (Mask)shifted.v - (Mask)magic.v;
+  const Mask half = exponent >> 1;
+  const Mask first = (half + C::kBias) << C::kMantissa;
+  const Mask second = (exponent - half + C::kBias) << C::kMantissa;
+  return V(p.v * (V::Raw)first * (V::Raw)second);
+#endif
+}
+ROOTS_INLINE Vec<double> exp2(Vec<double> x) { return exp(x * Vec<double>(0.69314718055994530942)); }
+
 // ln x = e ln 2 + 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
 template <class T>
 ROOTS_INLINE Vec<T> log(Vec<T> x) {

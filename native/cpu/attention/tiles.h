@@ -1,0 +1,434 @@
+// Attention over tiles: scores of kTileRows queries x kKeys keys stay in L1 while the softmax is applied
+// online (FlashAttention, arXiv 2205.14135; Milakov & Gimelshein, arXiv 1805.02867). Keys are packed once per
+// chunk of work, so that the inner loops are those of the GEMM.
+#pragma once
+
+#include "cpu/attention/problem.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+// Keys per block: scores of 14 queries x 256 keys are 15 KiB.
+constexpr int64_t kKeys = 256;
+// Distance of score rows: not a multiple of 2 KiB, and room for one more tile of zeros.
+constexpr int64_t kScoreStride = kKeys + 16;
+// Queries that share a block of keys while it is in L2.
+constexpr int64_t kQueryTiles = 4, kQueries = kQueryTiles * kTileRows;
+// Multiply-adds per chunk of work: about 10 us.
+constexpr int64_t kLeastMultiplyAdds = int64_t{1} << 19;
+
+// C (Rows x kTileColumns) = or += A B. A: row i, depth k at a[i * RowStride + k * DepthStride]; B: rows of
+// kTileColumns, ldb apart. Nothing is partial: buffers are padded.
+template <class T, int Rows, int64_t RowStride, int64_t DepthStride>
+void block_tile_rows(int64_t depth, const T* __restrict a, const T* __restrict b, int64_t ldb,
+                     T* __restrict c, int64_t ldc, bool first) {
+  using V = Vec<T>;
+  constexpr int W = V::kWidth;
+  V acc[Rows * kTileVectors];
+  for (int64_t k = 0; k < depth; ++k) {
+    V bk[kTileVectors];
+    unrolled<kTileVectors>([&](auto j) { bk[j] = V::load(b + j * W); });
+    unrolled<Rows>([&](auto i) {
+      const V ai(a[i * RowStride]);
+      unrolled<kTileVectors>(
+          [&](auto j) { acc[i * kTileVectors + j] = fma(ai, bk[j], acc[i * kTileVectors + j]); });
+    });
+    a += DepthStride;
+    b += ldb;
+  }
+  unrolled<Rows * kTileVectors>([&](auto n) {
+    constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
+    T* p = c + i * ldc + j * W;
+    (first ? acc[n] : acc[n] + V::load(p)).store(p);
+  });
+}
+
+template <class T, int64_t RowStride, int64_t DepthStride, int Rows = kTileRows>
+ROOTS_INLINE void block_tile(int64_t rows, int64_t depth, const T* a, const T* b, int64_t ldb, T* c,
+                             int64_t ldc, bool first) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows)
+      return block_tile<T, RowStride, DepthStride, Rows - 1>(rows, depth, a, b, ldb, c, ldc, first);
+  }
+  block_tile_rows<T, Rows, RowStride, DepthStride>(depth, a, b, ldb, c, ldc, first);
+}
+
+template <class T>
+ROOTS_INLINE int64_t whole_tiles(int64_t n) {
+  return ceil_div(n, kTileColumns<T>) * kTileColumns<T>;
+}
+
+// `keys` rows of a (keys, depth) operand as panels of kTileColumns rows, k-major.
+template <class T>
+void pack_keys(const T* rows, int64_t stride, int64_t keys, int64_t depth, T* out) {
+  constexpr int64_t C = kTileColumns<T>;
+  for (int64_t j = 0; j < keys; j += C)
+    pack_b_panel(Matrix<T>{rows, 1, stride}, j, keys - j < C ? keys - j : C, 0, depth, out + j * depth);
+}
+
+// Rows of queries for block_tile: pieces of kKeys columns, kScoreStride apart.
+template <class T>
+void pack_queries(const T* from, int64_t stride, int64_t rows, int64_t depth, T* out) {
+  for (int64_t d = 0; d < depth; d += kKeys) {
+    const int64_t n = depth - d < kKeys ? depth - d : kKeys;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < n; i += Vec<T>::kWidth) {
+        const int64_t m = n - i < Vec<T>::kWidth ? n - i : Vec<T>::kWidth;
+        Vec<T>::load_partial(from + r * stride + d + i, m)
+            .store_partial(out + d * kTileRows + r * kScoreStride + i, m);
+      }
+    out += kTileRows * (kScoreStride - kKeys);
+  }
+}
+template <class T>
+ROOTS_INLINE int64_t packed_queries(int64_t depth) {
+  return ceil_div(depth, kKeys) * kTileRows * kScoreStride;
+}
+
+// Products of packed queries with `columns` (whole tiles) packed keys: scores, kScoreStride apart.
+template <class T>
+void multiply_keys(int64_t rows, int64_t columns, int64_t depth, const T* queries, const T* keys, T* scores) {
+  for (int64_t j = 0; j < columns; j += kTileColumns<T>) {
+    const T* q = queries;
+    for (int64_t d = 0; d < depth; d += kKeys, q += kTileRows * kScoreStride)
+      block_tile<T, kScoreStride, 1>(rows, depth - d < kKeys ? depth - d : kKeys, q,
+                                     keys + j * depth + d * kTileColumns<T>, kTileColumns<T>, scores + j,
+                                     kScoreStride, d == 0);
+  }
+}
+
+// Runs one(item) for items [0, count), several per chunk where one is little work.
+template <class One>
+ROOTS_INLINE void each_item(const Context& context, int64_t count, int64_t work, const One& one) {
+  const int64_t per_chunk = work >= kLeastMultiplyAdds ? 1 : kLeastMultiplyAdds / (work + 1) + 1;
+  context.parallel_for(ceil_div(count, per_chunk), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * per_chunk < count ? (chunk + 1) * per_chunk : count;
+    for (int64_t item = chunk * per_chunk; item < end; ++item) one(item);
+  });
+}
+
+template <class T>
+struct ForwardBuffers {
+  T *keys, *values, *queries, *scores, *sums;
+  ROOTS_INLINE ForwardBuffers(Carver& c, const Problem& p) {
+    keys = c.take<T>(whole_tiles<T>(p.Tk) * p.D);
+    values = c.take<T>(p.Tk * whole_tiles<T>(p.Dv));
+    queries = c.take<T>(kQueryTiles * packed_queries<T>(p.D));
+    scores = c.take<T>(kTileRows * kScoreStride);
+    sums = c.take<T>(kQueries * whole_tiles<T>(p.Dv));
+  }
+};
+
+// The largest score so far, this row of scores included.
+template <class T>
+ROOTS_INLINE T largest_score(const T* row, int64_t padded, T top) {
+  using V = Vec<T>;
+  V best0(top), best1(top);
+  int64_t j = 0;
+  for (; j + 2 * V::kWidth <= padded; j += 2 * V::kWidth) {
+    best0 = larger(best0, V::load(row + j));
+    best1 = larger(best1, V::load(row + j + V::kWidth));
+  }
+  if (j < padded) best0 = larger(best0, V::load(row + j));
+  return reduce_larger(larger(best0, best1));
+}
+
+// Scores to weights in place: 2^(exponent (score - top)). Returns their sum.
+template <class T>
+ROOTS_INLINE T weights_of(T* row, int64_t padded, T exponent, T top) {
+  using V = Vec<T>;
+  const V c(exponent), s(top == T(-__builtin_inf()) ? T(0) : -top * exponent);
+  V sum[4];
+  int64_t j = 0;
+  for (; j + 4 * V::kWidth <= padded; j += 4 * V::kWidth)
+    unrolled<4>([&](auto q) {
+      const V e = exp2(fma(V::load(row + j + q * V::kWidth), c, s));
+      e.store(row + j + q * V::kWidth);
+      sum[q] = sum[q] + e;
+    });
+  for (; j < padded; j += V::kWidth) {
+    const V e = exp2(fma(V::load(row + j), c, s));
+    e.store(row + j);
+    sum[0] = sum[0] + e;
+  }
+  return reduce_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+// Queries [i0, i0 + rows) of one head against keys that are packed already.
+template <class T>
+void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64_t rows,
+                   const ForwardBuffers<T>& m, const Tensor& out, const Tensor& lse) {
+  using V = Vec<T>;
+  constexpr int64_t C = kTileColumns<T>, W = V::kWidth;
+  const Problem& p = x.p;
+  const int64_t dv = whole_tiles<T>(p.Dv), per_tile = packed_queries<T>(p.D);
+  T top[kQueries], total[kQueries];
+  bool started[kQueryTiles] = {};
+  for (int64_t r = 0; r < rows; ++r) {
+    top[r] = T(-__builtin_inf());
+    total[r] = T(0);
+  }
+  for (int64_t t = 0; t * kTileRows < rows; ++t) {
+    const int64_t r0 = t * kTileRows, n = rows - r0 < kTileRows ? rows - r0 : kTileRows;
+    pack_queries(head<T>(x.q, b, h, i0 + r0), x.q.strides[2], n, p.D, m.queries + t * per_tile);
+  }
+  const T exponent = x.exponent();
+  const int64_t end = p.last_key(b, i0 + rows - 1);
+  for (int64_t j0 = p.first_key(b, i0) / C * C; j0 < end; j0 += kKeys) {
+    for (int64_t t = 0; t * kTileRows < rows; ++t) {
+      const int64_t r0 = t * kTileRows, tile = rows - r0 < kTileRows ? rows - r0 : kTileRows;
+      int64_t n = p.last_key(b, i0 + r0 + tile - 1) - j0;
+      n = n < kKeys ? n : kKeys;
+      if (n <= 0) continue;
+      const int64_t padded = whole_tiles<T>(n);
+      multiply_keys(tile, padded, p.D, m.queries + t * per_tile, m.keys + j0 * p.D, m.scores);
+      // all rows at each stage: their chains of dependent operations overlap
+      T before[kTileRows];
+      for (int64_t r = 0; r < tile; ++r) {
+        T* row = m.scores + r * kScoreStride;
+        finish_scores(x, b, h, i0 + r0 + r, j0, n, padded, row);
+        before[r] = top[r0 + r];
+        top[r0 + r] = largest_score(row, padded, before[r]);
+      }
+      for (int64_t r = 0; r < tile; ++r) {
+        const T now = top[r0 + r];
+        const T sum = weights_of(m.scores + r * kScoreStride, padded, exponent, now);
+        if (!started[t] || before[r] == now) {
+          total[r0 + r] += sum;
+          continue;
+        }
+        // what was summed before is relative to a smaller top
+        const V factor = before[r] == T(-__builtin_inf()) ? V() : exp2(V((before[r] - now) * exponent));
+        total[r0 + r] = total[r0 + r] * factor.v[0] + sum;
+        T* o = m.sums + (r0 + r) * dv;
+        for (int64_t d = 0; d < dv; d += W) (V::load(o + d) * factor).store(o + d);
+      }
+      for (int64_t d = 0; d < dv; d += C)
+        block_tile<T, kScoreStride, 1>(tile, n, m.scores, m.values + j0 * dv + d, dv, m.sums + r0 * dv + d,
+                                       dv, !started[t]);
+      started[t] = true;
+    }
+  }
+  const T unit = exponent * static_cast<T>(0.69314718055994530942);
+  for (int64_t r = 0; r < rows; ++r) {
+    // a query that saw no key has the sum 0; NaN stays NaN
+    const bool none = !started[r / kTileRows] || total[r] == T(0);
+    T* to = head<T>(out, b, h, i0 + r);
+    const T* o = m.sums + r * dv;
+    const V inverse(none ? T(0) : T(1) / total[r]);
+    for (int64_t d = 0; d < p.Dv; d += W) {
+      const int64_t k = p.Dv - d < W ? p.Dv - d : W;
+      (none ? V() : V::load(o + d) * inverse).store_partial(to + d, k);
+    }
+    // of no key: the logarithm of 0
+    if (none) top[r] = total[r] = T(0);
+  }
+  T* l = data<T>(lse) + (b * p.H + h) * p.Tq + i0;
+  for (int64_t r = 0; r < rows; r += W) {
+    const int64_t n = rows - r < W ? rows - r : W;
+    (V::load_partial(top + r, n) * V(unit) + log(V::load_partial(total + r, n))).store_partial(l + r, n);
+  }
+}
+
+template <class T>
+Status forward_tiles(const Context& context, const Operands<T>& x, const Tensor& out, const Tensor& lse) {
+  const Problem& p = x.p;
+  Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
+  CHECK(failure != nullptr, "out of memory");
+  *failure = nullptr;
+  Carver sizes;
+  ForwardBuffers<T>(sizes, p);
+  // A chunk packs the keys of one head for itself; few heads are cut into parts, each with every parts-th
+  // block of queries, so that a causal triangle is shared evenly.
+  const int64_t group = p.H / p.Hkv, heads = p.B * p.Hkv, blocks = ceil_div(p.Tq, kQueries) * group;
+  int64_t parts = ceil_div(16, heads);
+  parts = parts < blocks ? parts : blocks;
+  const int64_t work = group * p.Tq * p.Tk * (p.D + p.Dv) / (p.causal ? 2 : 1);
+  parts = work / parts < kLeastMultiplyAdds ? ceil_div(work, kLeastMultiplyAdds) : parts;
+  parts = parts < 1 ? 1 : parts;
+  each_item(context, heads * parts, work / parts, [&](int64_t item) {
+    const int64_t part = item % parts, b = item / parts / p.Hkv, g = item / parts % p.Hkv;
+    void* memory = context.scratch(context.host, 2, sizes.used());
+    if (!memory) {
+      __atomic_store_n(failure, kOutOfMemory, __ATOMIC_RELAXED);
+      return;
+    }
+    Carver carver(memory);
+    const ForwardBuffers<T> m(carver, p);
+    const int64_t seen = p.last_key(b, p.Tq - 1);
+    pack_keys(head<T>(x.k, b, g, 0), x.k.strides[2], seen, p.D, m.keys);
+    copy_rows(head<T>(x.v, b, g, 0), x.v.strides[2], seen, p.Dv, m.values, whole_tiles<T>(p.Dv));
+    for (int64_t block = part; block < blocks; block += parts) {
+      const int64_t h = g * group + block % group, i0 = block / group * kQueries;
+      forward_block(x, b, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries, m, out, lse);
+    }
+  });
+  return *failure;
+}
+
+template <class T>
+struct BackwardBuffers {
+  T *keys, *values, *key_rows, *dk, *dv;            // of one key head
+  T *queries, *gradients, *query_rows, *grad_rows;  // of one block of queries
+  T *probabilities, *scores, *dq, *delta;
+  ROOTS_INLINE BackwardBuffers(Carver& c, const Problem& p) {
+    const int64_t d = whole_tiles<T>(p.D), v = whole_tiles<T>(p.Dv), tk = whole_tiles<T>(p.Tk);
+    keys = c.take<T>(tk * p.D);
+    values = c.take<T>(tk * p.Dv);
+    key_rows = c.take<T>(p.Tk * d);
+    dk = c.take<T>(p.Tk * d);
+    dv = c.take<T>(p.Tk * v);
+    queries = c.take<T>(kQueryTiles * packed_queries<T>(p.D));
+    gradients = c.take<T>(kQueryTiles * packed_queries<T>(p.Dv));
+    query_rows = c.take<T>(kQueries * d);
+    grad_rows = c.take<T>(kQueries * v);
+    probabilities = c.take<T>(kQueries * kScoreStride);
+    scores = c.take<T>(kQueries * kScoreStride);
+    dq = c.take<T>(kQueries * d);
+    delta = c.take<T>(kQueries);
+  }
+};
+
+// P and dS = scale P (dP - delta) of one row, in place of S and dP; zeros for another tile behind.
+template <class T>
+ROOTS_INLINE void backward_row(const Operands<T>& x, T* s, T* ds, int64_t padded, T l, T delta, T* dmask,
+                               int64_t n) {
+  using V = Vec<T>;
+  const T log2e = static_cast<T>(1.44269504088896340736);
+  const V c(x.exponent()), shift(l == T(-__builtin_inf()) ? T(0) : -l * log2e), d(delta),
+      scale(static_cast<T>(x.p.scale));
+  for (int64_t j = 0; j < padded; j += V::kWidth) {
+    const V e = exp2(fma(V::load(s + j), c, shift));
+    const V g = e * (V::load(ds + j) - d);
+    e.store(s + j);
+    if (dmask) g.store_partial(dmask + j, n - j < 0 ? 0 : n - j < V::kWidth ? n - j : V::kWidth);
+    (g * scale).store(ds + j);
+  }
+  for (int64_t j = padded; j < padded + kTileRows && j < kScoreStride; ++j) s[j] = ds[j] = T(0);
+}
+
+// Adds the gradients of queries [i0, i0 + rows) of one head to m.dk and m.dv, and writes theirs.
+template <class T>
+void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out, const Tensor& lse,
+                    const Tensor& dq, const OptionalTensor& dmask, int64_t b, int64_t g, int64_t h,
+                    int64_t i0, int64_t rows, const BackwardBuffers<T>& m) {
+  using V = Vec<T>;
+  constexpr int64_t C = kTileColumns<T>, W = V::kWidth;
+  (void)g;
+  const Problem& p = x.p;
+  const int64_t d = whole_tiles<T>(p.D), dv = whole_tiles<T>(p.Dv);
+  const int64_t per_query = packed_queries<T>(p.D), per_gradient = packed_queries<T>(p.Dv);
+  bool started[kQueryTiles] = {};
+  for (int64_t t = 0; t * kTileRows < rows; ++t) {
+    const int64_t r0 = t * kTileRows, n = rows - r0 < kTileRows ? rows - r0 : kTileRows;
+    pack_queries(head<T>(x.q, b, h, i0 + r0), x.q.strides[2], n, p.D, m.queries + t * per_query);
+    pack_queries(head<T>(dout, b, h, i0 + r0), dout.strides[2], n, p.Dv, m.gradients + t * per_gradient);
+  }
+  copy_rows(head<T>(x.q, b, h, i0), x.q.strides[2], rows, p.D, m.query_rows, d);
+  copy_rows(head<T>(dout, b, h, i0), dout.strides[2], rows, p.Dv, m.grad_rows, dv);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* o = head<T>(out, b, h, i0 + r);
+    V products;
+    for (int64_t j = 0; j < p.Dv; j += W)
+      products = fma(V::load_partial(o + j, p.Dv - j < W ? p.Dv - j : W), V::load(m.grad_rows + r * dv + j),
+                     products);
+    m.delta[r] = reduce_sum(products);
+    if (dmask.data) {
+      T* to = head<T>(dmask, b, h, i0 + r);
+      for (int64_t j = 0; j < p.Tk; ++j) to[j] = T(0);
+    }
+  }
+  const int64_t end = p.last_key(b, i0 + rows - 1);
+  for (int64_t j0 = p.first_key(b, i0) / C * C; j0 < end; j0 += kKeys) {
+    int64_t seen[kQueryTiles] = {}, most = 0;
+    for (int64_t t = 0; t * kTileRows < rows; ++t) {
+      const int64_t r0 = t * kTileRows, tile = rows - r0 < kTileRows ? rows - r0 : kTileRows;
+      int64_t n = p.last_key(b, i0 + r0 + tile - 1) - j0;
+      n = n < kKeys ? n : kKeys;
+      if (n <= 0) continue;
+      seen[t] = n;
+      most = n > most ? n : most;
+      const int64_t padded = whole_tiles<T>(n);
+      T* s = m.probabilities + r0 * kScoreStride;
+      T* ds = m.scores + r0 * kScoreStride;
+      multiply_keys(tile, padded, p.D, m.queries + t * per_query, m.keys + j0 * p.D, s);
+      multiply_keys(tile, padded, p.Dv, m.gradients + t * per_gradient, m.values + j0 * p.Dv, ds);
+      for (int64_t r = 0; r < tile; ++r) {
+        const int64_t i = i0 + r0 + r;
+        finish_scores(x, b, h, i, j0, n, padded, s + r * kScoreStride);
+        backward_row(x, s + r * kScoreStride, ds + r * kScoreStride, padded,
+                     data<T>(lse)[(b * p.H + h) * p.Tq + i], m.delta[r0 + r],
+                     dmask.data ? head<T>(dmask, b, h, i) + j0 : nullptr, n);
+      }
+      for (int64_t c = 0; c < d; c += C)
+        block_tile<T, kScoreStride, 1>(tile, n, ds, m.key_rows + j0 * d + c, d, m.dq + r0 * d + c, d,
+                                       !started[t]);
+      started[t] = true;
+    }
+    for (int64_t j = 0; j < most; j += kTileRows) {
+      // tiles of queries before the first that sees key j contribute nothing
+      int64_t t = 0;
+      while (seen[t] <= j) ++t;
+      const int64_t r0 = t * kTileRows, keys = most - j < kTileRows ? most - j : kTileRows;
+      for (int64_t c = 0; c < dv; c += C)
+        block_tile<T, 1, kScoreStride>(keys, rows - r0, m.probabilities + r0 * kScoreStride + j,
+                                       m.grad_rows + r0 * dv + c, dv, m.dv + (j0 + j) * dv + c, dv, false);
+      for (int64_t c = 0; c < d; c += C)
+        block_tile<T, 1, kScoreStride>(keys, rows - r0, m.scores + r0 * kScoreStride + j,
+                                       m.query_rows + r0 * d + c, d, m.dk + (j0 + j) * d + c, d, false);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < p.D; j += W)
+      (started[r / kTileRows] ? V::load(m.dq + r * d + j) : V())
+          .store_partial(head<T>(dq, b, h, i0 + r) + j, p.D - j < W ? p.D - j : W);
+}
+
+// One item per (batch, key head): dk and dv have one writer, so no atomics and a fixed order.
+template <class T>
+Status backward_tiles(const Context& context, const Operands<T>& x, const Tensor& dout, const Tensor& out,
+                      const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                      const OptionalTensor& dmask) {
+  using V = Vec<T>;
+  const Problem& p = x.p;
+  Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
+  CHECK(failure != nullptr, "out of memory");
+  *failure = nullptr;
+  Carver sizes;
+  BackwardBuffers<T>(sizes, p);
+  const int64_t group = p.H / p.Hkv, d = whole_tiles<T>(p.D), v = whole_tiles<T>(p.Dv);
+  each_item(context, p.B * p.Hkv, group * p.Tq * p.Tk * (p.D + p.Dv) * 2, [&](int64_t item) {
+    const int64_t b = item / p.Hkv, g = item % p.Hkv;
+    void* memory = context.scratch(context.host, 2, sizes.used());
+    if (!memory) {
+      __atomic_store_n(failure, kOutOfMemory, __ATOMIC_RELAXED);
+      return;
+    }
+    Carver carver(memory);
+    const BackwardBuffers<T> m(carver, p);
+    const int64_t seen = p.Tq > 0 ? p.last_key(b, p.Tq - 1) : 0;
+    pack_keys(head<T>(x.k, b, g, 0), x.k.strides[2], seen, p.D, m.keys);
+    pack_keys(head<T>(x.v, b, g, 0), x.v.strides[2], seen, p.Dv, m.values);
+    copy_rows(head<T>(x.k, b, g, 0), x.k.strides[2], seen, p.D, m.key_rows, d);
+    for (int64_t i = 0; i < p.Tk * d; i += V::kWidth) V().store(m.dk + i);
+    for (int64_t i = 0; i < p.Tk * v; i += V::kWidth) V().store(m.dv + i);
+    for (int64_t h = g * group; h < (g + 1) * group; ++h)
+      for (int64_t i0 = 0; i0 < p.Tq; i0 += kQueries)
+        backward_block(x, dout, out, lse, dq, dmask, b, g, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries,
+                       m);
+    for (int64_t j = 0; j < p.Tk; ++j) {
+      for (int64_t i = 0; i < p.D; i += V::kWidth)
+        V::load(m.dk + j * d + i)
+            .store_partial(head<T>(dk, b, g, j) + i, p.D - i < V::kWidth ? p.D - i : V::kWidth);
+      for (int64_t i = 0; i < p.Dv; i += V::kWidth)
+        V::load(m.dv + j * v + i)
+            .store_partial(head<T>(dv, b, g, j) + i, p.Dv - i < V::kWidth ? p.Dv - i : V::kWidth);
+    }
+  });
+  return *failure;
+}
+
+}  // namespace
+}  // namespace ROOTS_ISA
+}  // namespace roots
