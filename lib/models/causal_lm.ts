@@ -1,6 +1,6 @@
 // What every decoder-only language model here has in common: the forward contract, the parts that compression works
 // on, and names for saving.
-import { attention } from '../ops/attention.js';
+import { attention, packedAttention } from '../ops/attention.js';
 import { checkpoint } from '../autograd/checkpoint.js';
 import { isGradEnabled } from '../autograd/modes.js';
 import { dropout } from '../ops/dropout.js';
@@ -10,7 +10,17 @@ import { crossEntropy } from '../ops/losses.js';
 import { contiguous } from '../ops/cast.js';
 import { matmul } from '../ops/matmul.js';
 import { softmax } from '../ops/softmax.js';
-import { concat, expand, reshape, slice, transpose, tril, unsqueeze } from '../ops/view.js';
+import {
+  concat,
+  expand,
+  permute,
+  reshape,
+  slice,
+  split,
+  transpose,
+  tril,
+  unsqueeze,
+} from '../ops/view.js';
 import type { JsonObject } from '../io/json.js';
 import type { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';
@@ -253,6 +263,30 @@ export function attend(
     mask: input.mask,
     starts: input.cache?.starts ?? null,
   });
+}
+
+/** The same for queries, keys and values side by side: (B, T, 3C) → (B, T, C), without a copy where nobody looks inside. */
+export function attendPacked(
+  qkv: Tensor,
+  heads: number,
+  input: AttentionInput,
+  scale: number,
+): Tensor {
+  const { cache, mask, dropout: drop = 0, observe, attentions } = input;
+  if (!cache && !mask && drop === 0 && !observe && !attentions)
+    return packedAttention(qkv, heads, { causal: true, scale });
+  const [b, t, width] = qkv.shape as [number, number, number];
+  const c = width / 3;
+  const [q, k, v] = split(qkv, [c, c, c], 2).map((part) =>
+    permute(reshape(part, [b, t, heads, c / heads]), [0, 2, 1, 3]),
+  ) as [Tensor, Tensor, Tensor];
+  return joinHeads(attend(q, k, v, input, scale));
+}
+
+/** (B, H, T, D) → (B, T, H D) */
+export function joinHeads(x: Tensor): Tensor {
+  const [b, h, t, d] = x.shape as [number, number, number, number];
+  return reshape(contiguous(permute(x, [0, 2, 1, 3])), [b, t, h * d]);
 }
 
 /** (B, Hkv, T, D) → (B, H, T, D): each key head serves its group. */

@@ -9,15 +9,14 @@ import { dropout } from '../ops/dropout.js';
 import { add } from '../ops/elementwise.js';
 import { embedding } from '../ops/index_select.js';
 import type { Activation } from '../ops/matmul.js';
-import { permute, reshape, slice, split } from '../ops/view.js';
-import { contiguous } from '../ops/cast.js';
+import { slice } from '../ops/view.js';
 import { ConfigError } from '../tensor/errors.js';
 import { randn } from '../tensor/random.js';
 import type { Generator } from '../tensor/random.js';
 import { ones, zeros } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { CausalLM, attend } from './causal_lm.js';
+import { CausalLM, attendPacked } from './causal_lm.js';
 import type { AttentionInput, Block, Collect, ForwardInput, Shape } from './causal_lm.js';
 import { ConfigReader } from './config.js';
 import { Weights } from './weights.js';
@@ -122,15 +121,9 @@ class GPT2Block extends Module implements Block {
 
   forward(x: Tensor, input: AttentionInput): Tensor {
     return tidy(() => {
-      const [b, t, c] = x.shape as [number, number, number];
-      const d = c / this.#heads;
       const qkv = this.cAttn.forward(this.ln1.forward(x)); // (B, T, 3C)
-      const [q, k, v] = split(qkv, [c, c, c], 2).map((part) =>
-        permute(reshape(part, [b, t, this.#heads, d]), [0, 2, 1, 3]),
-      ) as [Tensor, Tensor, Tensor];
       const drop = this.training ? this.#dropout.attention : 0;
-      const mixed = attend(q, k, v, { ...input, dropout: drop }, this.#scale); // (B, H, T, D)
-      const joined = reshape(contiguous(permute(mixed, [0, 2, 1, 3])), [b, t, c]);
+      const joined = attendPacked(qkv, this.#heads, { ...input, dropout: drop }, this.#scale);
       const middle = add(x, this.#branch(this.attentionOutput.forward(joined)));
       const neurons = this.cFc.forward(this.ln2.forward(middle), this.#activation);
       return add(middle, this.#branch(this.ffnOutput.forward(neurons)));

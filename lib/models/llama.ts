@@ -12,14 +12,14 @@ import { add, swiglu } from '../ops/elementwise.js';
 import { embedding } from '../ops/index_select.js';
 import { rope } from '../ops/rope.js';
 import { permute, reshape, slice } from '../ops/view.js';
-import { cast, contiguous } from '../ops/cast.js';
+import { cast } from '../ops/cast.js';
 import { ConfigError } from '../tensor/errors.js';
 import { ones, zeros } from '../tensor/create.js';
 import { randn } from '../tensor/random.js';
 import type { Generator } from '../tensor/random.js';
 import { untracked, tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { CausalLM, attend } from './causal_lm.js';
+import { CausalLM, attend, joinHeads } from './causal_lm.js';
 import type { AttentionInput, Block, Collect, ForwardInput, Shape } from './causal_lm.js';
 import { ConfigReader } from './config.js';
 import { Weights } from './weights.js';
@@ -191,8 +191,7 @@ class LlamaBlock extends Module implements Block {
         1 / Math.sqrt(d),
         this.#window,
       );
-      const joined = reshape(contiguous(permute(mixed, [0, 2, 1, 3])), [b, t, mixed.shape[1]! * d]);
-      const middle = add(x, o.forward(joined));
+      const middle = add(x, o.forward(joinHeads(mixed)));
       const inner = postNorm.forward(middle);
       return add(middle, down.forward(swiglu(gate.forward(inner), up.forward(inner))));
     });

@@ -1,7 +1,7 @@
 // Transformer parts for building models by hand: attention, feed-forward, blocks, encoder and decoder (Vaswani et al. 2017, with
 // pre-norm as an option, arXiv 2002.04745). Parameter names and layouts are those of torch.nn, so that its state dicts load.
 // B batch, T time, S source time, C channels, H heads.
-import { attention } from '../ops/attention.js';
+import { attention, packedAttention } from '../ops/attention.js';
 import { contiguous } from '../ops/cast.js';
 import { dropout } from '../ops/dropout.js';
 import { add, mul, notEqual, swiglu, where } from '../ops/elementwise.js';
@@ -125,7 +125,13 @@ export class MultiHeadAttention extends Module {
       const pick = (x: Tensor, i: number): Tensor =>
         permute(reshape(slice(x, 2, i, i + 1), [x.shape[0]!, x.shape[1]!, h, c / h]), [0, 2, 1, 3]);
       const same = source === query;
+      const drop = this.training ? this.#dropout : 0;
       const qkv = same ? part(query, 0, 3) : null;
+      if (qkv && !call.keyMask && drop === 0 && !call.needWeights) {
+        const packed = reshape(qkv, [qkv.shape[0]!, qkv.shape[1]!, 3 * c]);
+        const mixed = packedAttention(packed, h, { causal: call.causal ?? false });
+        return { output: this.outProj.forward(mixed), weights: null };
+      }
       const kv = qkv ?? part(source, 1, 3);
       const q = pick(qkv ?? part(query, 0, 1), 0);
       const [k, v] = [pick(kv, same ? 1 : 0), pick(kv, same ? 2 : 1)];
@@ -133,7 +139,6 @@ export class MultiHeadAttention extends Module {
       const mask = call.keyMask
         ? reshape(notEqual(call.keyMask, 0), [b, 1, 1, call.keyMask.shape[1]!])
         : null;
-      const drop = this.training ? this.#dropout : 0;
       let weights: Tensor | null = null;
       let mixed: Tensor;
       if (drop > 0 || call.needWeights) {

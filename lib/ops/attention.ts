@@ -4,9 +4,11 @@ import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, zeros } from '../tensor/create.js';
 import { isHalf } from '../tensor/dtype.js';
+import type { DType } from '../tensor/dtype.js';
 import { OptionError, ShapeError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
 import { format } from '../tensor/shape.js';
+import type { Shape } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { cast, clone, contiguous } from './cast.js';
 import * as check from './check.js';
@@ -75,16 +77,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         q.dtype,
       );
     });
-  for (const name of ['lengths', 'starts'] as const) {
-    const t = options[name];
-    if (t) {
-      check.shape('attention', name, t, [b]);
-      check.dtype('attention', name, t, 'int64');
-    }
-  }
+  checkLimits('attention', b, options);
   return tidy(() => {
-    const dense = (t: Tensor): Tensor => (t.strides[3] === 1 ? t.detach() : clone(t.detach()));
-    const [qd, kd, vd] = [dense(q), dense(k), dense(v)];
+    const [qd, kd, vd] = [q, k, v].map(denseRows) as [Tensor, Tensor, Tensor];
     let bias: Tensor | null = null;
     if (options.mask) {
       check.tensor('attention', 'mask', options.mask);
@@ -95,21 +90,10 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     const wide = bias ? expand(bias.detach(), [b, h, tq, tk]) : null;
     const lengths = options.lengths ? contiguous(options.lengths) : null;
     const starts = options.starts ? contiguous(options.starts) : null;
-    const out = empty([b, h, tq, v.shape[3]!], q.dtype);
+    const out = headsLast([b, h, tq, v.shape[3]!], q.dtype);
     const lse = empty([b, h, tq], q.dtype);
-    kernels.attention_forward(
-      qd,
-      kd,
-      vd,
-      wide,
-      lengths,
-      starts,
-      out,
-      lse,
-      scale,
-      causal ? 1 : 0,
-      window,
-    );
+    const flags = [scale, causal ? 1 : 0, window] as const;
+    kernels.attention_forward(qd, kd, vd, wide, lengths, starts, out, lse, ...flags);
     if (!willRecord(q, k, v, bias)) return out;
     const wantsMask = bias?.requiresGrad ?? false;
     return record(
@@ -117,12 +101,12 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       { q, k, v, bias },
       { q: qd, k: kd, v: vd, wide, lengths, starts, out, lse },
       (dy, s) => {
-        const dq = empty(s.q.shape, dy.dtype);
-        const dkey = empty(s.k.shape, dy.dtype);
-        const dv = empty(s.v.shape, dy.dtype);
+        const dq = headsLast(s.q.shape, dy.dtype);
+        const dkey = headsLast(s.k.shape, dy.dtype);
+        const dv = headsLast(s.v.shape, dy.dtype);
         const dmask = wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype }) : null;
         kernels.attention_backward(
-          contiguous(dy),
+          denseRows(dy),
           s.q,
           s.k,
           s.v,
@@ -135,9 +119,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
           dkey,
           dv,
           dmask,
-          scale,
-          causal ? 1 : 0,
-          window,
+          ...flags,
         );
         return {
           q: dq,
@@ -147,5 +129,92 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         };
       },
     );
+  });
+}
+
+/** Rows (the last axis) without gaps: all that the kernel asks for. */
+const denseRows = (t: Tensor): Tensor => (t.strides[3] === 1 ? t.detach() : clone(t.detach()));
+
+/** (B, H, T, D) over memory in the order (B, T, H, D): joining the heads of it is a view. */
+function headsLast(shape: Shape, dtype: DType): Tensor {
+  const [b, h, t, d] = shape as [number, number, number, number];
+  return empty([b, t, h, d], dtype).view([b, h, t, d], [t * h * d, d, h * d, 1], 0);
+}
+
+function checkLimits(op: string, b: number, options: AttentionOptions): void {
+  for (const name of ['lengths', 'starts'] as const) {
+    const t = options[name];
+    if (t) {
+      check.shape(op, name, t, [b]);
+      check.dtype(op, name, t, 'int64');
+    }
+  }
+}
+
+export type PackedAttentionOptions = Omit<AttentionOptions, 'mask'>;
+
+/**
+ * Self-attention of queries, keys and values side by side, as one layer gives them: qkv (B, T, 3 H D) → (B, T, H D). The same as
+ * `attention` of its three parts, without a copy of any of them in either direction.
+ */
+export function packedAttention(
+  qkv: Tensor,
+  heads: number,
+  options: PackedAttentionOptions = {},
+): Tensor {
+  const op = 'packedAttention';
+  check.tensor(op, 'qkv', qkv);
+  check.rank(op, 'qkv', qkv, 3, '(B, T, 3 H D)');
+  check.floatDtype(op, qkv);
+  check.integer(op, 'heads', heads, 1);
+  check.knownOptions(
+    op,
+    options,
+    optionNames.filter((n) => n !== 'mask'),
+  );
+  const [b, t, width] = qkv.shape as [number, number, number];
+  const c = width / 3;
+  const d = c / heads;
+  if (!Number.isInteger(d))
+    throw new ShapeError(`${op}: ${width} channels are not 3 × ${heads} heads × a head size`);
+  const { causal = false, scale = 1 / Math.sqrt(d), window = 0 } = options;
+  check.number(op, 'scale', scale);
+  check.integer(op, 'window', window, 0);
+  if (window > 0 && !causal) throw new OptionError(`${op}: window needs causal: true`);
+  checkLimits(op, b, options);
+  if (isHalf(qkv.dtype))
+    return tidy(() => restore(packedAttention(cast(qkv, 'float32'), heads, options), qkv.dtype));
+  const part = (x: Tensor, i: number): Tensor =>
+    x.view([b, heads, t, d], [t * width, d, width, 1], x.offset + i * c);
+  const joined = (x: Tensor): Tensor => x.view([b, heads, t, d], [t * c, d, c, 1], x.offset);
+  return tidy(() => {
+    const x = contiguous(qkv.detach());
+    const lengths = options.lengths ? contiguous(options.lengths) : null;
+    const starts = options.starts ? contiguous(options.starts) : null;
+    const out = empty([b, t, c], qkv.dtype);
+    const lse = empty([b, heads, t], qkv.dtype);
+    const flags = [scale, causal ? 1 : 0, window] as const;
+    const [q, k, v] = [part(x, 0), part(x, 1), part(x, 2)] as const;
+    kernels.attention_forward(q, k, v, null, lengths, starts, joined(out), lse, ...flags);
+    return record(out, { qkv }, { x, lengths, starts, out, lse }, (dy, s) => {
+      const d3 = empty([b, t, width], dy.dtype);
+      kernels.attention_backward(
+        joined(contiguous(dy)),
+        part(s.x, 0),
+        part(s.x, 1),
+        part(s.x, 2),
+        null,
+        s.lengths,
+        s.starts,
+        joined(s.out),
+        s.lse,
+        part(d3, 0),
+        part(d3, 1),
+        part(d3, 2),
+        null,
+        ...flags,
+      );
+      return { qkv: d3 };
+    });
   });
 }
