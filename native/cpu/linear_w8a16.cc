@@ -43,6 +43,7 @@ ROOTS_INLINE void widen_dot(const float* x, int64_t k, const int8_t* panel, floa
 
 // Widens packed int8 weights, times their scale, into panels of the float GEMM.
 struct PackWidened {
+  static constexpr bool kInPlace = false;
   const int8_t* packed;
   const float* scale;
   PackedShape shape;

@@ -112,6 +112,7 @@ ROOTS_INLINE void pack_half(const HalfMatrix& m, int64_t origin, int64_t across,
 #endif
 
 struct PackHalfRows {
+  static constexpr bool kInPlace = false;
   HalfMatrix a;
   ROOTS_INLINE void operator()(int64_t i0, int64_t rows, int64_t k0, int64_t depth,
                                HalfPanels::Packed* out) const {
@@ -120,6 +121,7 @@ struct PackHalfRows {
   }
 };
 struct PackHalfColumns {
+  static constexpr bool kInPlace = false;
   HalfMatrix b;
   ROOTS_INLINE void operator()(int64_t j0, int64_t columns, int64_t k0, int64_t depth,
                                HalfPanels::Packed* out) const {

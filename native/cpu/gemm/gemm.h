@@ -121,22 +121,45 @@ struct PlainPanels {
   static ROOTS_INLINE Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> sum) { return fma(a, b, sum); }
 };
 
-// One tile of C: Rows x kTileColumns, depth in packed elements. first: C = A B, otherwise C += A B.
-template <class P, int Rows>
-ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a,
-                       const typename P::Packed* __restrict b, typename P::Value* __restrict c, int64_t ldc,
-                       int64_t columns, bool first) {
+// Where the rows of a tile of A lie: side by side for each k (a packed panel, or a transposed matrix in
+// place), or each along k (a matrix in place).
+enum class ARows { side_by_side, along_k };
+
+// One tile of C: Rows x kTileColumns, depth in packed elements. first: C = A B, otherwise C += A B. lda is
+// the distance of neighbouring k (side_by_side) or rows (along_k); ldb that of neighbouring k.
+template <class P, ARows Layout, int Rows>
+ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, int64_t lda,
+                       const typename P::Packed* __restrict b, int64_t ldb, typename P::Value* __restrict c,
+                       int64_t ldc, int64_t columns, bool first) {
   using V = Vec<typename P::Value>;
+  using Packed = typename P::Packed;
   constexpr int W = V::kWidth;
   V acc[Rows * kTileVectors];
-  for (int64_t k = 0; k < depth; ++k) {
+  auto multiply = [&](const auto& element) {
     decltype(P::load(b)) bk[kTileVectors];
-    unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + k * kTileColumns<typename P::Value> + j * W); });
+    unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + j * W); });
     unrolled<Rows>([&](auto i) {
-      const auto ai = P::broadcast(a[k * kTileRows + i]);
+      const auto ai = P::broadcast(element(i));
       unrolled<kTileVectors>(
           [&](auto j) { acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]); });
     });
+    b += ldb;
+  };
+  if constexpr (Layout == ARows::side_by_side) {
+    for (int64_t k = 0; k < depth; ++k, a += lda) multiply([&](auto i) { return a[i]; });
+  } else {
+    // A pointer to every third row: with lda in a register, rows in between are addresses of one instruction.
+    constexpr int kBases = (Rows + 2) / 3;
+    const Packed* base[kBases];
+    unrolled<kBases>([&](auto q) { base[q] = a + 3 * q * lda; });
+    for (int64_t k = 0; k < depth; ++k) {
+      multiply([&](auto i) { return base[i / 3][(i % 3) * lda]; });
+      // kept as pointers: the compiler would make one for every row and spill them
+      unrolled<kBases>([&](auto q) {
+        ++base[q];
+        __asm__("" : "+r"(base[q]));
+      });
+    }
   }
   unrolled<Rows * kTileVectors>([&](auto n) {
     constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
@@ -150,21 +173,31 @@ ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a,
   });
 }
 
-template <class P, int Rows>
-void tile_rows(int64_t depth, const typename P::Packed* a, const typename P::Packed* b, typename P::Value* c,
-               int64_t ldc, int64_t columns, bool first) {
-  tile<P, Rows>(depth, a, b, c, ldc, columns, first);
+template <class P, ARows Layout, int Rows>
+void tile_rows(int64_t depth, const typename P::Packed* a, int64_t lda, const typename P::Packed* b,
+               int64_t ldb, typename P::Value* c, int64_t ldc, int64_t columns, bool first) {
+  tile<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first);
 }
 
-template <class P, int Rows = kTileRows>
-ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::Packed* a,
-                                const typename P::Packed* b, typename P::Value* c, int64_t ldc,
+template <class P, ARows Layout, int Rows = kTileRows>
+ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::Packed* a, int64_t lda,
+                                const typename P::Packed* b, int64_t ldb, typename P::Value* c, int64_t ldc,
                                 int64_t columns, bool first) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return tile_dispatch<P, Rows - 1>(rows, depth, a, b, c, ldc, columns, first);
+    if (rows < Rows)
+      return tile_dispatch<P, Layout, Rows - 1>(rows, depth, a, lda, b, ldb, c, ldc, columns, first);
   }
-  tile_rows<P, Rows>(depth, a, b, c, ldc, columns, first);
+  tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first);
 }
+
+// An operand that the tiles can read where it is.
+template <class T>
+struct InPlace {
+  const T* data = nullptr;  // null: it has to be packed
+  int64_t row_stride = 0, column_stride = 0, ld = 0;
+  ARows layout = ARows::side_by_side;
+  ROOTS_INLINE const T* at(int64_t i, int64_t j) const { return data + i * row_stride + j * column_stride; }
+};
 
 // Up to kSkinnyRows rows of A against columns [j0, j1) of B, B read in place.
 template <class T>
@@ -236,14 +269,31 @@ void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth,
 // to bf16).
 template <class T>
 struct PackRows {
+  static constexpr bool kInPlace = true;
   Matrix<T> a;
+  // Rows along k are read in place unless they would fall on the same few lines of the L1 cache; rows side by
+  // side when few columns of B pass by.
+  ROOTS_INLINE InPlace<T> in_place(int64_t N) const {
+    if (a.column_stride == 1 && (a.row_stride * static_cast<int64_t>(sizeof(T))) % 4096 != 0)
+      return {a.data, a.row_stride, 1, a.row_stride, ARows::along_k};
+    if (a.row_stride == 1 && N <= kFewColumns) return {a.data, 1, a.column_stride, a.column_stride};
+    return {};
+  }
   ROOTS_INLINE void operator()(int64_t i0, int64_t rows, int64_t k0, int64_t depth, T* out) const {
     pack_a_panel(a, i0, rows, k0, depth, out);
   }
 };
 template <class T>
 struct PackColumns {
+  static constexpr bool kInPlace = true;
   Matrix<T> b;
+  // Rows of B are read in place when they stay in the L2 cache, or too few rows of A pass by to pay for
+  // packing.
+  ROOTS_INLINE InPlace<T> in_place(int64_t M, int64_t N, int64_t K) const {
+    if (b.column_stride == 1 && (M <= kFewRows || K * N * static_cast<int64_t>(sizeof(T)) <= kInPlaceBytes))
+      return {b.data, b.row_stride, 1, b.row_stride};
+    return {};
+  }
   ROOTS_INLINE void operator()(int64_t j0, int64_t columns, int64_t k0, int64_t depth, T* out) const {
     pack_b_panel(b, j0, columns, k0, depth, out);
   }
@@ -273,11 +323,25 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   const int64_t max_depth = k_step / kGroup;
   const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kTileRows);
   const int64_t n_tiles = ceil_div(N < kBlockN ? N : kBlockN, kColumns);
+  InPlace<Packed> a_place, b_place;
+  if constexpr (PackA::kInPlace) a_place = pack_a.in_place(N);
+  if constexpr (PackB::kInPlace) b_place = pack_b.in_place(M, N, K);
+  const int64_t a_panels = a_place.data ? 0 : m_tiles, b_panels = b_place.data ? 1 : n_tiles;
   auto* a_pack = static_cast<Packed*>(
-      buffer(context.host, 0, static_cast<size_t>(m_tiles * kTileRows * max_depth) * sizeof(Packed)));
+      buffer(context.host, 0, static_cast<size_t>(a_panels * kTileRows * max_depth + 1) * sizeof(Packed)));
   auto* b_pack = static_cast<Packed*>(
-      buffer(context.host, 1, static_cast<size_t>(n_tiles * kColumns * max_depth) * sizeof(Packed)));
+      buffer(context.host, 1, static_cast<size_t>(b_panels * kColumns * max_depth) * sizeof(Packed)));
   CHECK(a_pack && b_pack, "out of memory");
+
+  const int64_t lda = a_place.data ? a_place.ld : kTileRows;
+  auto multiply = [&](int64_t rows, int64_t depth, const Packed* a, const Packed* b, int64_t ldb,
+                      typename P::Value* to, int64_t columns, bool first) {
+    if constexpr (PackA::kInPlace) {
+      if (a_place.layout == ARows::along_k)
+        return tile_dispatch<P, ARows::along_k>(rows, depth, a, lda, b, ldb, to, ldc, columns, first);
+    }
+    tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, first);
+  };
 
   for (int64_t jc = 0; jc < N; jc += kBlockN) {
     const int64_t nc = N - jc < kBlockN ? N - jc : kBlockN, n_panels = ceil_div(nc, kColumns);
@@ -286,10 +350,12 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
       const bool first = kc == 0 && !epilogue.accumulate, last = kc + depth == K;
       for (int64_t ic = 0; ic < M; ic += kBlockM) {
         const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kTileRows);
-        // Pack: A panels, and B panels the first time round.
-        const int64_t b_panels = ic == 0 ? n_panels : 0;
+        // Pack: A panels, and B panels the first time round; of a B read in place only a last one that is
+        // partial.
+        const int64_t b_first = b_place.data ? nc / kColumns : 0, b_end = ic == 0 ? n_panels : b_first;
         const int64_t group = 4;  // panels per chunk
-        const int64_t a_chunks = ceil_div(m_panels, group), b_chunks = ceil_div(b_panels, group);
+        const int64_t a_chunks = a_place.data ? 0 : ceil_div(m_panels, group),
+                      b_chunks = ceil_div(b_end - b_first, group);
         run(a_chunks + b_chunks, [&](int64_t chunk) {
           for (int64_t g = 0; g < group; ++g) {
             if (chunk < a_chunks) {
@@ -298,10 +364,10 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
               pack_a(ic + i0, mc - i0 < kTileRows ? mc - i0 : kTileRows, kc, depth,
                      a_pack + p * kTileRows * groups);
             } else {
-              const int64_t p = (chunk - a_chunks) * group + g, j0 = p * kColumns;
-              if (p >= b_panels) break;
+              const int64_t p = b_first + (chunk - a_chunks) * group + g, j0 = p * kColumns;
+              if (p >= b_end) break;
               pack_b(jc + j0, nc - j0 < kColumns ? nc - j0 : kColumns, kc, depth,
-                     b_pack + p * kColumns * groups);
+                     b_pack + (p - b_first) * kColumns * groups);
             }
           }
         });
@@ -326,11 +392,14 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           // one A panel stays in L1 while the B panels of the chunk stream from L2
           for (int64_t p = p0; p < p1; ++p) {
             const int64_t i0 = p * kTileRows, rows = mc - i0 < kTileRows ? mc - i0 : kTileRows;
+            const Packed* a = a_place.data ? a_place.at(ic + i0, kc) : a_pack + p * kTileRows * groups;
             for (int64_t q = q0; q < q1; ++q) {
               const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
               const int64_t at = (ic + i0) * ldc + jc + j0;
-              tile_dispatch<P>(rows, groups, a_pack + p * kTileRows * groups, b_pack + q * kColumns * groups,
-                               c + at, ldc, columns, first);
+              const Packed* b =
+                  q < b_first ? b_place.at(kc, jc + j0) : b_pack + (q - b_first) * kColumns * groups;
+              const int64_t ldb = q < b_first ? b_place.ld : kColumns;
+              multiply(rows, groups, a, b, ldb, c + at, columns, first);
               if (last && !epilogue.empty())
                 for (int64_t r = 0; r < rows; ++r)
                   epilogue.apply(c + at + r * ldc, at + r * ldc, jc + j0, columns);

@@ -32,6 +32,11 @@ constexpr int64_t kBlockN = 4096;
 constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 16;
 // and at least this much arithmetic, 10-15 us.
 constexpr int64_t kLeastChunkFlops = 1500000;
+// A transposed A is read in place for up to this many columns of B: packing pays when the panel is used more
+// often.
+constexpr int64_t kFewColumns = 512;
+// B is read in place for up to this many rows of A, or when it takes no more than this: half of L2.
+constexpr int64_t kFewRows = 64, kInPlaceBytes = 512 * 1024;
 // Up to this many rows, B is read in place instead of being packed: packing would cost as much as the
 // product.
 constexpr int64_t kSkinnyRows = 4;
