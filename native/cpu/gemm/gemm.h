@@ -135,6 +135,11 @@ ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, in
   using Packed = typename P::Packed;
   constexpr int W = V::kWidth;
   V acc[Rows * kTileVectors];
+  // C is asked for before it is needed
+  unrolled<Rows>([&](auto i) {
+    __builtin_prefetch(c + i * ldc, 1);
+    __builtin_prefetch(c + i * ldc + W, 1);
+  });
   auto multiply = [&](const auto& element) {
     decltype(P::load(b)) bk[kTileVectors];
     unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + j * W); });
@@ -199,40 +204,67 @@ struct InPlace {
   ROOTS_INLINE const T* at(int64_t i, int64_t j) const { return data + i * row_stride + j * column_stride; }
 };
 
-// Up to kSkinnyRows rows of A against columns [j0, j1) of B, B read in place.
+// Rows of A and columns of B both lie along k, as in x W^T.
+template <class T>
+ROOTS_INLINE bool dense_along_k(const Matrix<T>& a, const Matrix<T>& b) {
+  return a.column_stride == 1 && b.row_stride == 1;
+}
+
+// kWidth dot products at once, of Rows rows of A with kWidth / Rows columns of B, all dense along k: every
+// vector of both is loaded once, and one transpose adds up all sums.
+template <class T, int Rows>
+ROOTS_INLINE void dot_tile(const T* const* rows, const T* const* columns, int64_t depth, T* sums) {
+  using V = Vec<T>;
+  constexpr int W = V::kWidth, kColumns = W / Rows;
+  V acc[W];
+  auto step = [&](const auto& load) {
+    V x[Rows];
+    unrolled<Rows>([&](auto i) { x[i] = load(rows[i]); });
+    unrolled<kColumns>([&](auto j) {
+      const V y = load(columns[j]);
+      unrolled<Rows>([&](auto i) { acc[i * kColumns + j] = fma(x[i], y, acc[i * kColumns + j]); });
+    });
+  };
+  int64_t k = 0;
+  for (; k + W <= depth; k += W) step([&](const T* p) { return V::load(p + k); });
+  if (k < depth) step([&](const T* p) { return V::load_partial(p + k, depth - k); });
+  transpose_square(acc);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) acc[i] = acc[i] + acc[i + half];
+  acc[0].store(sums);
+}
+
+// All rows of A against columns [j0, j1) of B, both dense along k and read in place.
+template <class T, int Rows>
+void dot_rows(const Matrix<T>& a, const Matrix<T>& b, int64_t M, int64_t depth, int64_t j0, int64_t j1, T* c,
+              int64_t ldc) {
+  constexpr int W = Vec<T>::kWidth, kColumns = W / Rows;
+  for (int64_t j = j0; j < j1; j += kColumns) {
+    const T* columns[kColumns];
+    // beyond the end: the last one again, not stored
+    for (int q = 0; q < kColumns; ++q) columns[q] = b.at(0, j + q < j1 ? j + q : j1 - 1);
+    const int64_t n = j1 - j < kColumns ? j1 - j : kColumns;
+    for (int64_t i = 0; i < M; i += Rows) {
+      const T* rows[Rows];
+      for (int r = 0; r < Rows; ++r) rows[r] = a.at(i + r < M ? i + r : M - 1, 0);
+      T sums[W];
+      dot_tile<T, Rows>(rows, columns, depth, sums);
+      for (int64_t r = 0; r < Rows && i + r < M; ++r)
+        for (int64_t q = 0; q < n; ++q) c[(i + r) * ldc + j + q] = sums[r * kColumns + q];
+    }
+  }
+}
+
+// Few rows of A against columns [j0, j1) of B, B read in place.
 template <class T>
 void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth, int64_t j0, int64_t j1, T* c,
             int64_t ldc) {
   using V = Vec<T>;
   constexpr int64_t W = V::kWidth;
-  if (b.row_stride == 1) {
-    // column j of B is dense along k: dot products, two vectors of independent sums per row
-    for (int64_t j = j0; j < j1; ++j) {
-      const T* column = b.at(0, j);
-      for (int64_t i = 0; i < rows; ++i) {
-        const T* row = a.at(i, 0);
-        V acc0, acc1, acc2, acc3;
-        int64_t k = 0;
-        if (a.column_stride == 1) {
-          for (; k + 4 * W <= depth; k += 4 * W) {
-            acc0 = fma(V::load(row + k), V::load(column + k), acc0);
-            acc1 = fma(V::load(row + k + W), V::load(column + k + W), acc1);
-            acc2 = fma(V::load(row + k + 2 * W), V::load(column + k + 2 * W), acc2);
-            acc3 = fma(V::load(row + k + 3 * W), V::load(column + k + 3 * W), acc3);
-          }
-          for (; k < depth; k += W) {
-            const int64_t n = depth - k < W ? depth - k : W;
-            acc0 = fma(V::load_partial(row + k, n), V::load_partial(column + k, n), acc0);
-          }
-          c[i * ldc + j] = horizontal_sum((acc0 + acc1) + (acc2 + acc3));
-        } else {
-          T total = T(0);
-          for (; k < depth; ++k) total += row[k * a.column_stride] * column[k];
-          c[i * ldc + j] = total;
-        }
-      }
-    }
-    return;
+  if (dense_along_k(a, b)) {
+    if (rows == 1) return dot_rows<T, 1>(a, b, rows, depth, j0, j1, c, ldc);
+    if (rows == 2 || W == 2) return dot_rows<T, 2>(a, b, rows, depth, j0, j1, c, ldc);
+    return dot_rows < T, W<4 ? 2 : 4>(a, b, rows, depth, j0, j1, c, ldc);
   }
   // rows of B are dense (or nothing is): up to four vectors of C at a time over all k
   for (int64_t i = 0; i < rows; ++i) {
@@ -424,10 +456,10 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
     }
     return nullptr;
   }
-  if (M <= kSkinnyRows && !epilogue.accumulate) {
-    // 64 KiB of B per chunk and more: memory-bound, so few chunks of whole cache lines
-    int64_t columns = 262144 / (K > 0 ? K : 1);
-    columns = columns < 64 ? 64 : columns / 64 * 64;
+  if (M <= (dense_along_k(a, b) ? kDotRows : kSkinnyRows) && !epilogue.accumulate) {
+    // 10-20 us per chunk: of reading B, or with more rows of arithmetic
+    int64_t columns = (dense_along_k(a, b) ? 131072 / ceil_div(M, 8) : 262144) / K;
+    columns = columns < 16 ? 16 : columns < 64 ? columns / 16 * 16 : columns / 64 * 64;
     const int64_t chunks = ceil_div(N, columns);
     auto body = [&](int64_t chunk) {
       const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;

@@ -28,8 +28,8 @@ constexpr int64_t kBlockK = 384;
 constexpr int64_t kBlockM = 2016;
 // Columns of B packed at once: 384 x 4096 x 4 = 6 MiB of float, inside L3 together with A.
 constexpr int64_t kBlockN = 4096;
-// One parallel chunk: at most 8 row tiles x 16 column tiles of C, 40-80 us at the FMA peak,
-constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 16;
+// One parallel chunk: at most 8 row tiles x 8 column tiles of C, whose panels of A and B are half of L2,
+constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 8;
 // and at least this much arithmetic, 10-15 us.
 constexpr int64_t kLeastChunkFlops = 1500000;
 // A transposed A is read in place for up to this many columns of B: packing pays when the panel is used more
@@ -40,6 +40,8 @@ constexpr int64_t kFewRows = 64, kInPlaceBytes = 512 * 1024;
 // Up to this many rows, B is read in place instead of being packed: packing would cost as much as the
 // product.
 constexpr int64_t kSkinnyRows = 4;
+// Up to this many rows, x W^T is made of dot products of rows, which need no packing.
+constexpr int64_t kDotRows = 64;
 
 }  // namespace
 }  // namespace ROOTS_ISA
