@@ -145,6 +145,8 @@ export async function loadModel(folder: string, architecture?: string): Promise<
         `tensors of the checkpoint that the model does not use: ${unused.slice(0, 5).join(', ')}${unused.length > 5 ? `, … (${unused.length})` : ''}`,
       );
     weights.dispose();
+    for (const [, part] of model.namedModules())
+      if (part instanceof Linear) part.arrangeForInference();
     for (const key of ['bos_token_id', 'eos_token_id', 'pad_token_id']) {
       const id = config[key];
       if (typeof id === 'number' && id >= model.shape.vocab)

@@ -77,6 +77,16 @@ export class Linear extends Module {
     return tidy(() => linear(x, transpose(weight), this.#bias, { activation }));
   }
 
+  /**
+   * Keeps the weight in memory as (out, in), whatever its shape says: the order that products with few rows read best. Training takes
+   * it back to its own order.
+   */
+  arrangeForInference(): void {
+    const weight = this.#weight;
+    if (!weight || !this.conv1d || !weight.isContiguous) return;
+    tidy(() => weight.setData(transpose(contiguous(transpose(weight.detach())))));
+  }
+
   /** (out, in), dense; belongs to the caller. */
   matrix(): Tensor {
     return tidy(() =>
@@ -86,7 +96,7 @@ export class Linear extends Module {
 
   /** New float parameters; (out, in) whatever the storage order. Takes over the tensors. */
   setMatrix(matrix: Tensor, bias: Tensor | null = this.#bias): void {
-    const stored = this.conv1d ? tidy(() => contiguous(transpose(matrix))) : matrix;
+    const stored = this.conv1d ? transpose(matrix) : matrix;
     if (stored !== matrix) matrix.dispose();
     this.#shape = this.conv1d
       ? [stored.shape[1]!, stored.shape[0]!]

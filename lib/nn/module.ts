@@ -1,7 +1,7 @@
 // Module: named parts (parameters and submodules). Names are those of the checkpoint, dots included, so that a state
 // dict needs no translation.
 import * as check from '../ops/check.js';
-import { cast } from '../ops/cast.js';
+import { cast, contiguous } from '../ops/cast.js';
 import * as kernels from '../native/kernels.gen.js';
 import { RootsError, ShapeError } from '../tensor/errors.js';
 import { format, sameShape } from '../tensor/shape.js';
@@ -126,8 +126,12 @@ export abstract class Module {
 
   /** Marks all floating-point parameters as wanting gradients, or not. */
   requiresGrad(value = true): this {
-    for (const p of this.parameters())
-      if (p.dtype === 'float32' || p.dtype === 'float64') p.setRequiresGrad(value);
+    for (const p of this.parameters()) {
+      if (p.dtype !== 'float32' && p.dtype !== 'float64') continue;
+      // optimizers update dense parameters
+      if (value && !p.isContiguous) tidy(() => p.setData(contiguous(p.detach())));
+      p.setRequiresGrad(value);
+    }
     return this;
   }
 
