@@ -17,6 +17,25 @@ ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_
   const int64_t quads = (k + kQuad - 1) / kQuad;
   const int64_t columns = n - panel * kPanel < kPanel ? n - panel * kPanel : kPanel;
   for (int64_t c = 0; c < kPanel; ++c) sums[c] = 0;
+  if (row_stride == 1 && columns == kPanel) {
+    // neighbouring outputs are dense: four rows of k interleaved
+    for (int64_t q = 0; q < quads; ++q) {
+      static const int8_t zeros[kPanel] = {};
+      const int8_t* rows[kQuad];
+      for (int64_t e = 0; e < kQuad; ++e)
+        rows[e] = q * kQuad + e < k ? w + panel * kPanel + (q * kQuad + e) * column_stride : zeros;
+      const int8_t *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
+      int8_t* __restrict to = out + q * kPanel * kQuad;
+      for (int64_t c = 0; c < kPanel; ++c) {
+        to[c * 4] = r0[c];
+        to[c * 4 + 1] = r1[c];
+        to[c * 4 + 2] = r2[c];
+        to[c * 4 + 3] = r3[c];
+      }
+      for (int64_t c = 0; c < kPanel; ++c) sums[c] += r0[c] + r1[c] + r2[c] + r3[c];
+    }
+    return;
+  }
   // whole quads of dense rows four bytes at a time; the rest element by element
   const int64_t whole = column_stride == 1 ? k / kQuad : 0;
   for (int64_t c = 0; c < kPanel; ++c) {
@@ -106,14 +125,25 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int8_t* from = data<int8_t>(a) + i * a.strides[0];
       uint8_t* to = activations + (i / kI8Rows) * tiles.tile_bytes() + (i % kI8Rows) * kQuad;
-      for (int64_t k = 0; k < tiles.quads * kQuad; ++k)
+      // dense rows a quad at a time
+      const int64_t whole = a.strides[1] == 1 ? K / kQuad : 0;
+      for (int64_t q = 0; q < whole; ++q) {
+        uint32_t quad;
+        __builtin_memcpy(&quad, from + q * kQuad, kQuad);
+        quad ^= flip * 0x01010101u;
+        __builtin_memcpy(to + q * tiles.height * kQuad, &quad, kQuad);
+      }
+      for (int64_t k = whole * kQuad; k < tiles.quads * kQuad; ++k)
         to[(k / kQuad) * tiles.height * kQuad + k % kQuad] =
             k < K ? static_cast<uint8_t>(from[k * a.strides[1]]) ^ flip : flip;
     }
   });
   multiply(context, M, N, K, activations, packed, sums,
            [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
-             __builtin_memcpy(data<int32_t>(out) + i * N + j, acc, static_cast<size_t>(n) * 4);
+             using V = Vec<int32_t>;
+             for (int64_t c = 0; c < n; c += V::kWidth)
+               V::load(acc + c).store_partial(data<int32_t>(out) + i * N + j + c,
+                                              n - c < V::kWidth ? n - c : V::kWidth);
            });
   return nullptr;
 }
@@ -202,8 +232,13 @@ Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale
            [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
              float* y = data<float>(out) + i * N + j;
              const float* s = data<float>(scale) + j;
-             const float row = row_scale[i];
-             for (int64_t c = 0; c < n; ++c) y[c] = static_cast<float>(acc[c]) * (row * s[c]);
+             using V = Vec<float>;
+             const V row(row_scale[i]);
+             for (int64_t c = 0; c < n; c += V::kWidth) {
+               const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
+               const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
+               (sum * (row * V::load_partial(s + c, m))).store_partial(y + c, m);
+             }
              if (!epilogue.empty()) epilogue.apply(y, 0, j, n);
            });
   return nullptr;

@@ -31,7 +31,9 @@ struct HalfPanels {
   static ROOTS_INLINE __m512i load(const Packed* p) { return _mm512_loadu_si512(p); }
   static ROOTS_INLINE __m512i broadcast(Packed a) { return _mm512_set1_epi32(static_cast<int>(a)); }
   static ROOTS_INLINE Vec<float> multiply_add(__m512i a, __m512i b, Vec<float> sum) {
-    return Vec<float>((Vec<float>::Raw)_mm512_dpbf16_ps((__m512)sum.v, (__m512bh)a, (__m512bh)b));
+    // as assembly: with the intrinsic GCC 12 copies every accumulator from register to register
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a), "v"(b));
+    return sum;
   }
 };
 

@@ -29,10 +29,18 @@ struct PackedShape {
 
 #if defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
-constexpr int kI8Rows = 8;  // 16 accumulators reach the peak; from 10 rows on GCC 12 keeps them in memory
+constexpr int kI8Rows = 8;                   // 16 accumulators reach the peak
 #else
 constexpr bool kUnsignedActivations = false;
 constexpr int kI8Rows = 2;
+#endif
+
+#if defined(__AVX512VNNI__)
+// sum += unsigned a x signed b, four to a lane. As assembly: with the intrinsic GCC 12 copies every
+// accumulator from register to register, a quarter of the time.
+ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, __m512i b) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
 #endif
 
 // Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes
@@ -53,8 +61,8 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const
       int32_t quad;
       __builtin_memcpy(&quad, a + r * 4, 4);
       const __m512i x = _mm512_set1_epi32(quad);
-      low[r] = _mm512_dpbusd_epi32(low[r], x, b0);
-      high[r] = _mm512_dpbusd_epi32(high[r], x, b1);
+      dot_quads(low[r], x, b0);
+      dot_quads(high[r], x, b1);
     });
   }
   const __m512i s0 = _mm512_slli_epi32(_mm512_loadu_si512(sums), 7);
