@@ -21,6 +21,8 @@ import {
   writeModel,
 } from './models/registry.js';
 import type { LoadedModel } from './models/registry.js';
+import { Embedding } from './nn/embedding.js';
+import { Linear } from './nn/linear.js';
 import { SequenceClassifier, baseArchitecture } from './models/sequence_classification.js';
 import * as check from './ops/check.js';
 import {
@@ -40,7 +42,8 @@ import { Tokenizer } from './text/tokenizer.js';
 export interface LoadOptions {
   device?: 'cpu' | 'auto';
   /** The element type of the weights in memory. Only float32 so far: 16-bit checkpoints are widened. */
-  dtype?: 'float32';
+  /** bfloat16: matrices and the token table are stored so, for inference: half the memory to read; the rest stays float32. */
+  dtype?: 'float32' | 'bfloat16';
 }
 
 export interface GenerateOptions extends SamplingOptions {
@@ -122,7 +125,7 @@ export class LanguageModel {
       throw new DeviceError(
         `fromPretrained: device ${JSON.stringify(device)} is not available; devices() lists those that are`,
       );
-    check.oneOf('fromPretrained', 'dtype', dtype, ['float32']);
+    check.oneOf('fromPretrained', 'dtype', dtype, ['float32', 'bfloat16']);
     if (typeof folder !== 'string' || folder === '')
       throw new TypeError('fromPretrained: expected the path of a model folder');
     if (!(await stat(folder).catch(() => null)))
@@ -136,6 +139,9 @@ export class LanguageModel {
         ? await loadClassifier(folder)
         : await loadModel(folder);
     const { model, config, generationConfig, warnings } = loaded;
+    if (dtype === 'bfloat16')
+      for (const [, part] of model.namedModules())
+        if (part instanceof Linear || part instanceof Embedding) part.storeBfloat16();
     try {
       const tokenizer = await Tokenizer.fromPretrained(folder);
       if (tokenizer.vocabSize > model.shape.vocab)

@@ -202,8 +202,9 @@ export async function writeModel(
     const config: JsonObject = { ...(extra.config ?? model.config) };
     delete config['quantization_config'];
     // both spellings of the element type, for old and new readers
-    config['dtype'] = 'float32';
-    if ('torch_dtype' in config) config['torch_dtype'] = 'float32';
+    const half = [...tensors.values()].some((t) => t.dtype === 'bfloat16');
+    config['dtype'] = half ? 'bfloat16' : 'float32';
+    if ('torch_dtype' in config) config['torch_dtype'] = config['dtype'];
     if (quantization) config['quantization_config'] = quantization;
     await writeNewFile(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
     const generation = extra.generationConfig ?? {};

@@ -1,9 +1,10 @@
 // Embedding: a table of rows, float or int8 per row; also the output head of models that tie the two.
+import { cast } from '../ops/cast.js';
 import { embedding } from '../ops/index_select.js';
 import { linear } from '../ops/matmul.js';
 import { embeddingI8, linearW8A16, linearW8A8, packI8 } from '../ops/matmul_i8.js';
 import { RootsError } from '../tensor/errors.js';
-import { keep } from '../tensor/scope.js';
+import { keep, tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { Int8Scheme } from './linear.js';
 import { Module } from './module.js';
@@ -12,6 +13,7 @@ export class Embedding extends Module {
   #weight: Tensor | null;
   #int8: { q: Tensor; scale: Tensor; scheme: Int8Scheme; packed: Tensor | null } | null = null;
   #shape: readonly [rows: number, width: number];
+  #stored = false;
 
   constructor(weight: Tensor) {
     super();
@@ -36,9 +38,20 @@ export class Embedding extends Module {
 
   /** ids (…) → (…, C) */
   forward(ids: Tensor): Tensor {
-    return this.#int8
-      ? embeddingI8(ids, this.#int8.q, this.#int8.scale)
-      : embedding(ids, this.#weight!);
+    if (this.#int8) return embeddingI8(ids, this.#int8.q, this.#int8.scale);
+    const rows = embedding(ids, this.#weight!);
+    if (!this.#stored) return rows;
+    const wide = cast(rows, 'float32');
+    rows.dispose();
+    return wide;
+  }
+
+  /** Stores the table in bfloat16 for inference; rows and projections stay float32. */
+  storeBfloat16(): void {
+    const weight = this.#weight;
+    if (!weight) return;
+    this.#stored = true;
+    tidy(() => weight.setData(cast(weight.detach(), 'bfloat16')));
   }
 
   /** The tied output head: x (…, C) → (…, V) */

@@ -1,6 +1,6 @@
 // Linear: y = x Wᵀ + b, in float or with int8 weights. GPT-2's Conv1D is the same layer with its weight stored
 // transposed.
-import { contiguous } from '../ops/cast.js';
+import { cast, contiguous } from '../ops/cast.js';
 import { linear } from '../ops/matmul.js';
 import type { Activation } from '../ops/matmul.js';
 import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
@@ -75,6 +75,18 @@ export class Linear extends Module {
     const weight = this.#weight!;
     if (!this.conv1d) return linear(x, weight, this.#bias, { activation });
     return tidy(() => linear(x, transpose(weight), this.#bias, { activation }));
+  }
+
+  /** Stores the weight in bfloat16 for inference; inputs, bias and results stay float32. */
+  storeBfloat16(): void {
+    const weight = this.#weight;
+    if (!weight) return;
+    tidy(() => {
+      // in the order (out, in), which few rows read best
+      const dense = contiguous(this.conv1d ? transpose(weight.detach()) : weight.detach());
+      const stored = cast(dense, 'bfloat16');
+      weight.setData(this.conv1d ? transpose(stored) : stored);
+    });
   }
 
   /**

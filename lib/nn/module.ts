@@ -3,6 +3,7 @@
 import * as check from '../ops/check.js';
 import { cast, contiguous } from '../ops/cast.js';
 import * as kernels from '../native/kernels.gen.js';
+import { isHalf } from '../tensor/dtype.js';
 import { RootsError, ShapeError } from '../tensor/errors.js';
 import { format, sameShape } from '../tensor/shape.js';
 import { tidy } from '../tensor/scope.js';
@@ -127,6 +128,11 @@ export abstract class Module {
   /** Marks all floating-point parameters as wanting gradients, or not. */
   requiresGrad(value = true): this {
     for (const p of this.parameters()) {
+      if (value && isHalf(p.dtype))
+        throw new RootsError(
+          'ERR_MODULE',
+          `requiresGrad: ${this.constructor.name} has ${p.dtype} weights, which are for inference; load it as float32 and train with bf16: true for products in bfloat16`,
+        );
       if (p.dtype !== 'float32' && p.dtype !== 'float64') continue;
       // optimizers update dense parameters
       if (value && !p.isContiguous) tidy(() => p.setData(contiguous(p.detach())));

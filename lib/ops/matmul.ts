@@ -89,7 +89,8 @@ export interface LinearOptions {
 }
 
 /**
- * y = activation(x Wᵀ + b). x (…, K), weight (N, K), bias (N) or null → (…, N).
+ * y = activation(x Wᵀ + b). x (…, K), weight (N, K), bias (N) or null → (…, N). All of one dtype; or a bfloat16 weight that is not
+ * trained with float32 for the rest: products of bfloat16 numbers, float32 sums and results.
  * GPT-2 stores weights (K, N): pass `transpose(weight)`, a view.
  */
 export function linear(
@@ -113,10 +114,16 @@ export function linear(
   if (bias) {
     check.tensor('linear', 'bias', bias);
     check.shape('linear', 'bias', bias, [n]);
-    check.sameDtype('linear', weight, bias, 'weight and bias');
   }
-  check.sameDtype('linear', x, weight, 'x and weight');
+  // weights stored in bfloat16 serve float32 activations as they are
+  const stored = x.dtype === 'float32' && weight.dtype === 'bfloat16' && !weight.requiresGrad;
+  if (!stored) check.sameDtype('linear', x, weight, 'x and weight');
+  if (bias) check.sameDtype('linear', stored ? x : weight, bias, 'weight and bias');
   check.floatDtype('linear', x);
+  if (x.dtype === 'bfloat16' && !willRecord(x, weight, bias))
+    return tidy(() =>
+      cast(linear(cast(x, 'float32'), weight, bias && cast(bias, 'float32'), options), x.dtype),
+    );
   if (isHalf(x.dtype))
     return tidy(() =>
       restore(
@@ -126,7 +133,7 @@ export function linear(
     );
   const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
-  const precision = productDtype();
+  const precision = stored ? 'bfloat16' : productDtype();
   const kernel = productKernels(x.dtype, precision).linear;
   if (!willRecord(x, weight, bias) && x.isContiguous && (bias === null || bias.isContiguous)) {
     // inference, the common case: matrices by views made directly

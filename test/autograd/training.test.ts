@@ -150,6 +150,47 @@ describe('autocast to bfloat16', () => {
       }
     },
   );
+  it.each([1, 2, 3, 4, 7, 8, 33, 64, 65])(
+    'a stored bfloat16 weight serves %i rows of float32 as its rounded values would (C15)',
+    async (m) => {
+      for (const [n, k] of [
+        [1, 1],
+        [50, 33],
+        [17, 100],
+        [129, 768],
+      ] as const) {
+        const x = rand([m, k], { low: -1, high: 1 });
+        const w = rand([n, k], { low: -1, high: 1 });
+        const b = rand([n]);
+        const stored = w.cast('bfloat16');
+        const [xv, wv, bv] = [
+          (await numbers(x)).map(round),
+          (await numbers(w)).map(round),
+          await numbers(b),
+        ];
+        const want: number[] = [];
+        for (let i = 0; i < m; i++)
+          for (let j = 0; j < n; j++) {
+            let sum = bv[j]!;
+            for (let q = 0; q < k; q++) sum += xv[i * k + q]! * wv[j * k + q]!;
+            want.push(Math.max(0, sum));
+          }
+        const tolerance = { rtol: 1e-5, atol: 1e-5 * Math.sqrt(k) };
+        const y = linear(x, stored, b, { activation: 'relu' });
+        expect(y.dtype).toBe('float32');
+        expectClose(await numbers(y), want, tolerance, `${n} ${k}`);
+        const conv = stored.transpose().contiguous(); // (K, N), as GPT-2 stores it
+        const z = linear(x, conv.transpose(), b, { activation: 'relu' });
+        expectClose(await numbers(z), want, tolerance, `${n} ${k} transposed`);
+        const half = linear(x.cast('bfloat16'), stored, b.cast('bfloat16'), { activation: 'relu' });
+        expect(half.dtype).toBe('bfloat16');
+        expectClose(await numbers(half), want, { rtol: 0.02, atol: 0.02 }, 'bfloat16 all over');
+      }
+      expect(() => linear(rand([m, 4]).cast('float64'), rand([2, 4]).cast('bfloat16'))).toThrow(
+        /different dtypes/,
+      );
+    },
+  );
   it('bfloat16 tensors, odd strides, NaN and infinity', async () => {
     const a = rand([6, 10]).cast('bfloat16');
     const b = rand([10, 9]).cast('bfloat16');

@@ -1,5 +1,6 @@
 // Checkpoints saved by transformers: logits, loss and every gradient.
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { LanguageModel, memory, noGrad, synchronize, tensor, tidy } from '../../lib/index.js';
 import type { Tensor } from '../../lib/index.js';
@@ -108,7 +109,6 @@ describeWithFixtures('configuration variants (G12)', () => {
   }
   it('reads the older spelling of rope settings the same way', async () => {
     const { cpSync, renameSync } = await import('node:fs');
-    const { join } = await import('node:path');
     for (const name of ['llama-rope-llama3', 'llama-rope-linear', 'mistral']) {
       const folder = temporaryFolder('legacy');
       cpSync(fixture(`checkpoints/zoo-random/${name}`), folder, { recursive: true });
@@ -200,5 +200,31 @@ describeWithFixtures('[E05] perplexity', () => {
       expect(got.tokens).toBe(want.tokens_scored);
       expect(Math.abs(got.perplexity / want.ppl - 1)).toBeLessThan(1e-3);
       lm.dispose();
+    });
+  for (const name of ['gpt2-shakespeare', 'stories260K-llama'])
+    it(`${name} stored in bfloat16: half the bytes, perplexity within 0.5 %, saved and loaded as such`, async () => {
+      const text = readFileSync(fixture(`refs/${name}/ppl_text.txt`), 'utf8').slice(0, 6000);
+      using full = await LanguageModel.fromPretrained(fixture(`checkpoints/${name}`));
+      const bytes = (m: LanguageModel): number =>
+        m.model.parameters().reduce((n, p) => n + p.storage.bytes, 0);
+      const before = memory().bytes;
+      const half = await LanguageModel.fromPretrained(fixture(`checkpoints/${name}`), {
+        dtype: 'bfloat16',
+      });
+      expect(bytes(half)).toBeLessThan(0.6 * bytes(full));
+      const want = (await full.perplexity(text, { context: 128 })).perplexity;
+      const got = (await half.perplexity(text, { context: 128 })).perplexity;
+      expect(Math.abs(got / want - 1)).toBeLessThan(5e-3);
+      const out = join(temporaryFolder('bf16'), 'model');
+      await half.save(out);
+      expect(JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'))).toMatchObject({
+        dtype: 'bfloat16',
+      });
+      expect(statSync(join(out, 'model.safetensors')).size).toBeLessThan(0.6 * bytes(full));
+      using again = await LanguageModel.fromPretrained(out, { dtype: 'bfloat16' });
+      expect((await again.perplexity(text, { context: 128 })).perplexity).toBe(got);
+      expect(() => half.model.requiresGrad()).toThrow(/bfloat16 weights, which are for inference/);
+      half.dispose();
+      expect(memory().bytes).toBeLessThanOrEqual(before + bytes(again) + 65536); // and tables of angles
     });
 });

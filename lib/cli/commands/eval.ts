@@ -4,6 +4,7 @@ import { LanguageModel } from '../../language_model.js';
 import { FileError } from '../../tensor/errors.js';
 import {
   UsageError,
+  choiceOption,
   defined,
   integerOption,
   printJson,
@@ -30,18 +31,25 @@ export async function readText(path: string): Promise<string> {
 
 export const command: Command = {
   summary: 'Measure a model on a text',
-  usage: `roots eval DIR --text FILE [--task perplexity] [--context N] [--json]
+  usage: `roots eval DIR --text FILE [--task perplexity] [--context N] [--dtype bfloat16] [--json]
 
 Perplexity over windows of N tokens (the model's context by default) that do not overlap; the first token of each
 window is context and is not scored. --json prints { perplexity, nll, tokens }.`,
   positionals: [1, 1],
-  options: { task: { type: 'string' }, text: { type: 'string' }, context: { type: 'string' } },
+  options: {
+    dtype: { type: 'string' },
+    task: { type: 'string' },
+    text: { type: 'string' },
+    context: { type: 'string' },
+  },
   async run([folder], values) {
     const task = textOption(values, 'task') ?? 'perplexity';
     if (task !== 'perplexity')
       throw new UsageError(`--task must be perplexity, got ${JSON.stringify(task)}`);
     const text = await readText(requiredOption(values, 'text'));
-    using lm = await LanguageModel.fromPretrained(folder!);
+    using lm = await LanguageModel.fromPretrained(folder!, {
+      ...defined({ dtype: choiceOption(values, 'dtype', ['float32', 'bfloat16']) }),
+    });
     const progress = new Progress();
     const result = await lm.perplexity(text, {
       ...defined({ context: integerOption(values, 'context') }),

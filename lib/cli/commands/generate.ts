@@ -1,6 +1,7 @@
 // roots generate DIR --prompt TEXT
 import { LanguageModel } from '../../language_model.js';
 import {
+  choiceOption,
   defined,
   integerOption,
   numberOption,
@@ -19,9 +20,11 @@ export const command: Command = {
   --temperature X --top-k K --top-p P --min-p P
   --repetition-penalty X --seed N
   --stop TEXT              end before this text
+  --dtype bfloat16         store weights in bfloat16: faster where memory is the limit, a little less precise
   --json                   { text, promptTokens, tokens, tokensPerSecond }`,
   positionals: [1, 1],
   options: {
+    dtype: { type: 'string' },
     prompt: { type: 'string' },
     'max-new-tokens': { type: 'string' },
     greedy: { type: 'boolean' },
@@ -48,7 +51,9 @@ export const command: Command = {
         stop: textOption(values, 'stop'),
       }),
     };
-    using lm = await LanguageModel.fromPretrained(folder!);
+    using lm = await LanguageModel.fromPretrained(folder!, {
+      ...defined({ dtype: choiceOption(values, 'dtype', ['float32', 'bfloat16']) }),
+    });
     for (const warning of lm.warnings) process.stderr.write(`warning: ${warning}\n`);
     const stop = new AbortController();
     const onSignal = (): void => stop.abort(new Error('interrupted'));

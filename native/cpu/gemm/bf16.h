@@ -22,6 +22,11 @@ ROOTS_INLINE uint16_t bf16_at(const HalfMatrix& m, int64_t offset) {
                    : f32_to_bf16(static_cast<const float*>(m.data)[offset]);
 }
 
+ROOTS_INLINE float bf16_to_f32_at(const HalfMatrix& m, int64_t offset) {
+  return m.is_bf16 ? bf16_to_f32(static_cast<const uint16_t*>(m.data)[offset])
+                   : static_cast<const float*>(m.data)[offset];
+}
+
 #if defined(__AVX512BF16__)
 
 struct HalfPanels {
@@ -132,12 +137,72 @@ struct PackHalfColumns {
   }
 };
 
+// Dot products of bf16 rows: pairs in one instruction, or widened.
+struct HalfDots {
+  using Value = float;
+  using Column = uint16_t;
+#if defined(__AVX512BF16__)
+  using Row = uint16_t;
+  static constexpr int64_t kStep = 32;
+  static ROOTS_INLINE __m512i load(const uint16_t* p, int64_t n) {
+    return n == 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16((1u << n) - 1u, p);
+  }
+  static ROOTS_INLINE Vec<float> multiply_add(__m512i a, __m512i b, Vec<float> sum) {
+    return HalfPanels::multiply_add(a, b, sum);
+  }
+  static ROOTS_INLINE uint16_t rounded(float x) { return f32_to_bf16(x); }
+#else
+  using Row = float;
+  static constexpr int64_t kStep = Vec<float>::kWidth;
+  static ROOTS_INLINE Vec<float> load(const float* p, int64_t n) { return Vec<float>::load_partial(p, n); }
+  static ROOTS_INLINE Vec<float> load(const uint16_t* p, int64_t n) {
+    typedef uint16_t Halves __attribute__((vector_size(Vec<float>::kWidth * 2)));
+    typedef uint32_t Words __attribute__((vector_size(Vec<float>::kWidth * 4)));
+    Halves h = {};
+    if (n == kStep) {
+      __builtin_memcpy(&h, p, sizeof h);
+    } else {
+      for (int64_t i = 0; i < n; ++i) h[i] = p[i];
+    }
+    return Vec<float>((Vec<float>::Raw)(__builtin_convertvector(h, Words) << 16));
+  }
+  static ROOTS_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> sum) {
+    return fma(a, b, sum);
+  }
+  static ROOTS_INLINE float rounded(float x) { return bf16_to_f32(f32_to_bf16(x)); }
+#endif
+};
+
+// Few rows of A against the rows of a bf16 weight, dense along k, which is read in place.
+ROOTS_INLINE Status few_rows_bf16(const Context& context, int64_t M, int64_t N, int64_t K,
+                                  const HalfMatrix& a, const HalfMatrix& b, float* c, int64_t ldc,
+                                  const Epilogue<float>& epilogue) {
+  auto* rows = static_cast<HalfDots::Row*>(
+      context.workspace(context.host, 0, static_cast<size_t>(M * K) * sizeof(HalfDots::Row)));
+  CHECK(rows, "out of memory");
+  context.parallel_for(ceil_div(M, 16), [&](int64_t chunk) {
+    for (int64_t i = chunk * 16; i < M && i < chunk * 16 + 16; ++i)
+      for (int64_t k = 0; k < K; ++k)
+        rows[i * K + k] = HalfDots::rounded(bf16_to_f32_at(a, i * a.row_stride + k * a.column_stride));
+  });
+  const int64_t columns = dot_columns(M, K) * 2;
+  context.parallel_for(ceil_div(N, columns), [&](int64_t chunk) {
+    const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;
+    dots<HalfDots>(rows, K, static_cast<const uint16_t*>(b.data), b.column_stride, M, K, j0, j1, c, ldc);
+    if (!epilogue.empty())
+      for (int64_t i = 0; i < M; ++i) epilogue.apply(c + i * ldc + j0, i * ldc + j0, j0, j1 - j0);
+  });
+  return nullptr;
+}
+
 template <bool Serial>
 ROOTS_INLINE Status gemm_bf16(const Context& context, int64_t M, int64_t N, int64_t K, const HalfMatrix& a,
                               const HalfMatrix& b, float* c, int64_t ldc, const Epilogue<float>& epilogue) {
   if (M == 0 || N == 0) return nullptr;
   if (K == 0)
     return gemm<float, Serial>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, ldc, epilogue);
+  if (!Serial && M <= kDotRows && b.is_bf16 && b.row_stride == 1 && !epilogue.accumulate)
+    return few_rows_bf16(context, M, N, K, a, b, c, ldc, epilogue);
   return gemm_packed<HalfPanels, Serial>(context, M, N, K, PackHalfRows{a}, PackHalfColumns{b}, c, ldc,
                                          epilogue);
 }

@@ -54,6 +54,8 @@ struct Epilogue {
   }
 };
 
+ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // A read-only matrix: element (i, j) at data[i * rows + j * columns].
 template <class T>
 struct Matrix {
@@ -212,47 +214,75 @@ ROOTS_INLINE bool dense_along_k(const Matrix<T>& a, const Matrix<T>& b) {
 
 // kWidth dot products at once, of Rows rows of A with kWidth / Rows columns of B, all dense along k: every
 // vector of both is loaded once, and one transpose adds up all sums.
-template <class T, int Rows>
-ROOTS_INLINE void dot_tile(const T* const* rows, const T* const* columns, int64_t depth, T* sums) {
-  using V = Vec<T>;
+template <class D, int Rows>
+ROOTS_INLINE void dot_tile(const typename D::Row* const* rows, const typename D::Column* const* columns,
+                           int64_t depth, typename D::Value* sums) {
+  using V = Vec<typename D::Value>;
   constexpr int W = V::kWidth, kColumns = W / Rows;
   V acc[W];
-  auto step = [&](const auto& load) {
-    V x[Rows];
-    unrolled<Rows>([&](auto i) { x[i] = load(rows[i]); });
+  auto step = [&](int64_t k, int64_t n) {
+    decltype(D::load(rows[0], 0)) x[Rows];
+    unrolled<Rows>([&](auto i) { x[i] = D::load(rows[i] + k, n); });
     unrolled<kColumns>([&](auto j) {
-      const V y = load(columns[j]);
-      unrolled<Rows>([&](auto i) { acc[i * kColumns + j] = fma(x[i], y, acc[i * kColumns + j]); });
+      const auto y = D::load(columns[j] + k, n);
+      unrolled<Rows>(
+          [&](auto i) { acc[i * kColumns + j] = D::multiply_add(x[i], y, acc[i * kColumns + j]); });
     });
   };
   int64_t k = 0;
-  for (; k + W <= depth; k += W) step([&](const T* p) { return V::load(p + k); });
-  if (k < depth) step([&](const T* p) { return V::load_partial(p + k, depth - k); });
+  for (; k + D::kStep <= depth; k += D::kStep) step(k, D::kStep);
+  if (k < depth) step(k, depth - k);
   transpose_square(acc);
   for (int half = W / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) acc[i] = acc[i] + acc[i + half];
   acc[0].store(sums);
 }
 
-// All rows of A against columns [j0, j1) of B, both dense along k and read in place.
-template <class T, int Rows>
-void dot_rows(const Matrix<T>& a, const Matrix<T>& b, int64_t M, int64_t depth, int64_t j0, int64_t j1, T* c,
-              int64_t ldc) {
-  constexpr int W = Vec<T>::kWidth, kColumns = W / Rows;
+// Dot products of plain numbers; gemm/bf16.h has others.
+template <class T>
+struct PlainDots {
+  using Value = T;
+  using Row = T;
+  using Column = T;
+  static constexpr int64_t kStep = Vec<T>::kWidth;  // elements of a row at a time
+  static ROOTS_INLINE Vec<T> load(const T* p, int64_t n) { return Vec<T>::load_partial(p, n); }
+  static ROOTS_INLINE Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> sum) { return fma(a, b, sum); }
+};
+
+// All rows of A (lda apart) against columns [j0, j1) of B (ldb apart), both dense along k.
+template <class D, int Rows>
+void dot_rows(const typename D::Row* a, int64_t lda, const typename D::Column* b, int64_t ldb, int64_t M,
+              int64_t depth, int64_t j0, int64_t j1, typename D::Value* c, int64_t ldc) {
+  constexpr int W = Vec<typename D::Value>::kWidth, kColumns = W / Rows;
   for (int64_t j = j0; j < j1; j += kColumns) {
-    const T* columns[kColumns];
+    const typename D::Column* columns[kColumns];
     // beyond the end: the last one again, not stored
-    for (int q = 0; q < kColumns; ++q) columns[q] = b.at(0, j + q < j1 ? j + q : j1 - 1);
+    for (int q = 0; q < kColumns; ++q) columns[q] = b + (j + q < j1 ? j + q : j1 - 1) * ldb;
     const int64_t n = j1 - j < kColumns ? j1 - j : kColumns;
     for (int64_t i = 0; i < M; i += Rows) {
-      const T* rows[Rows];
-      for (int r = 0; r < Rows; ++r) rows[r] = a.at(i + r < M ? i + r : M - 1, 0);
-      T sums[W];
-      dot_tile<T, Rows>(rows, columns, depth, sums);
+      const typename D::Row* rows[Rows];
+      for (int r = 0; r < Rows; ++r) rows[r] = a + (i + r < M ? i + r : M - 1) * lda;
+      typename D::Value sums[W];
+      dot_tile<D, Rows>(rows, columns, depth, sums);
       for (int64_t r = 0; r < Rows && i + r < M; ++r)
         for (int64_t q = 0; q < n; ++q) c[(i + r) * ldc + j + q] = sums[r * kColumns + q];
     }
   }
+}
+
+template <class D>
+ROOTS_INLINE void dots(const typename D::Row* a, int64_t lda, const typename D::Column* b, int64_t ldb,
+                       int64_t M, int64_t depth, int64_t j0, int64_t j1, typename D::Value* c, int64_t ldc) {
+  constexpr int W = Vec<typename D::Value>::kWidth;
+  if (M == 1) return dot_rows<D, 1>(a, lda, b, ldb, M, depth, j0, j1, c, ldc);
+  if (M == 2) return dot_rows<D, 2>(a, lda, b, ldb, M, depth, j0, j1, c, ldc);
+  return dot_rows < D, W<4 ? 2 : 4>(a, lda, b, ldb, M, depth, j0, j1, c, ldc);
+}
+
+// Columns of B per chunk of such a product: 10-20 us of reading B, or with more rows of arithmetic.
+ROOTS_INLINE int64_t dot_columns(int64_t M, int64_t K) {
+  const int64_t columns = 131072 / ceil_div(M, 8) / K;
+  return columns < 16 ? 16 : columns / 16 * 16;
 }
 
 // Few rows of A against columns [j0, j1) of B, B read in place.
@@ -261,11 +291,8 @@ void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth,
             int64_t ldc) {
   using V = Vec<T>;
   constexpr int64_t W = V::kWidth;
-  if (dense_along_k(a, b)) {
-    if (rows == 1) return dot_rows<T, 1>(a, b, rows, depth, j0, j1, c, ldc);
-    if (rows == 2 || W == 2) return dot_rows<T, 2>(a, b, rows, depth, j0, j1, c, ldc);
-    return dot_rows < T, W<4 ? 2 : 4>(a, b, rows, depth, j0, j1, c, ldc);
-  }
+  if (dense_along_k(a, b))
+    return dots<PlainDots<T>>(a.data, a.row_stride, b.data, b.column_stride, rows, depth, j0, j1, c, ldc);
   // rows of B are dense (or nothing is): up to four vectors of C at a time over all k
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = j0; j < j1;) {
@@ -330,8 +357,6 @@ struct PackColumns {
     pack_b_panel(b, j0, columns, k0, depth, out);
   }
 };
-
-ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // C (M, N), rows ldc apart, contiguous columns. Serial: everything on the calling thread, for use inside a
 // chunk.
@@ -457,9 +482,8 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
     return nullptr;
   }
   if (M <= (dense_along_k(a, b) ? kDotRows : kSkinnyRows) && !epilogue.accumulate) {
-    // 10-20 us per chunk: of reading B, or with more rows of arithmetic
-    int64_t columns = (dense_along_k(a, b) ? 131072 / ceil_div(M, 8) : 262144) / K;
-    columns = columns < 16 ? 16 : columns < 64 ? columns / 16 * 16 : columns / 64 * 64;
+    int64_t columns = 262144 / K / 64 * 64;
+    columns = dense_along_k(a, b) ? dot_columns(M, K) : columns < 64 ? 64 : columns;
     const int64_t chunks = ceil_div(N, columns);
     auto body = [&](int64_t chunk) {
       const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;
