@@ -270,11 +270,45 @@ void dot_rows(const typename D::Row* a, int64_t lda, const typename D::Column* b
   }
 }
 
+// One row of A: bound by reading B, so each column is read to its end before the next, as one stream.
+template <class D>
+void dot_row(const typename D::Row* a, const typename D::Column* b, int64_t ldb, int64_t depth, int64_t j0,
+             int64_t j1, typename D::Value* c) {
+  using V = Vec<typename D::Value>;
+  constexpr int W = V::kWidth, kSums = 8;
+  constexpr int64_t kStep = D::kStep;
+  for (int64_t j = j0; j < j1; j += W) {
+    const int64_t n = j1 - j < W ? j1 - j : W;
+    V total[W];
+    for (int64_t q = 0; q < n; ++q) {
+      const typename D::Column* column = b + (j + q) * ldb;
+      V acc[kSums];
+      int64_t k = 0;
+      for (; k + kSums * kStep <= depth; k += kSums * kStep)
+        unrolled<kSums>([&](auto u) {
+          acc[u] = D::multiply_add(D::load(a + k + u * kStep, kStep), D::load(column + k + u * kStep, kStep),
+                                   acc[u]);
+        });
+      for (; k < depth; k += kStep) {
+        const int64_t m = depth - k < kStep ? depth - k : kStep;
+        acc[0] = D::multiply_add(D::load(a + k, m), D::load(column + k, m), acc[0]);
+      }
+      for (int half = kSums / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) acc[i] = acc[i] + acc[i + half];
+      total[q] = acc[0];
+    }
+    transpose_square(total);
+    for (int half = W / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) total[i] = total[i] + total[i + half];
+    total[0].store_partial(c + j, n);
+  }
+}
+
 template <class D>
 ROOTS_INLINE void dots(const typename D::Row* a, int64_t lda, const typename D::Column* b, int64_t ldb,
                        int64_t M, int64_t depth, int64_t j0, int64_t j1, typename D::Value* c, int64_t ldc) {
   constexpr int W = Vec<typename D::Value>::kWidth;
-  if (M == 1) return dot_rows<D, 1>(a, lda, b, ldb, M, depth, j0, j1, c, ldc);
+  if (M == 1) return dot_row<D>(a, b, ldb, depth, j0, j1, c);
   if (M == 2) return dot_rows<D, 2>(a, lda, b, ldb, M, depth, j0, j1, c, ldc);
   return dot_rows < D, W<4 ? 2 : 4>(a, lda, b, ldb, M, depth, j0, j1, c, ldc);
 }
