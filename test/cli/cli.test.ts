@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { BenchResult } from '../../lib/bench/kernels.js';
 import { describeWithFixtures, fixture, fixtureJson, temporaryFolder } from '../harness.js';
 
 const main = new URL('../../dist/cli/main.js', import.meta.url).pathname;
@@ -225,26 +226,46 @@ describeWithFixtures('on checkpoints', () => {
 });
 
 describe('bench', () => {
-  it.each(['gemm', 'attention', 'int8'])('%s prints machine, peak and rows', (name) => {
-    const r = json('bench', name, '--sizes', '64', '--threads', '1') as unknown as {
-      machine: object;
-      peak: { f32: number };
-      rows: {
-        kernel: string;
-        gflops: number;
-        ofPeak: number | null;
-        shape: string;
-        isa: string;
-        ms: number;
-      }[];
-    };
-    expect(r.peak.f32).toBeGreaterThan(1);
-    expect(r.rows.length).toBeGreaterThan(1);
-    for (const row of r.rows)
-      expect([row.ms > 0, row.gflops > 0, row.ofPeak === null || row.ofPeak > 0]).toEqual([
-        true,
-        true,
-        true,
-      ]);
+  it.each(['gemm', 'linear', 'attention', 'int8', 'decode', 'memory'])(
+    '%s prints machine, peak and rows (G28)',
+    (name) => {
+      const size = name === 'decode' || name === 'memory' ? '16' : '64';
+      const r = json('bench', name, '--sizes', size, '--threads', '1') as unknown as BenchResult;
+      expect(r.peak.f32).toBeGreaterThan(1);
+      expect(r.rows.length).toBeGreaterThan(1);
+      for (const row of r.rows)
+        expect([row.ms > 0, row.gflops > 0, row.ofPeak === null || row.ofPeak > 0]).toEqual([
+          true,
+          true,
+          true,
+        ]);
+    },
+  );
+  it('names absent peers, compares with a baseline, and writes a page', () => {
+    const small = ['bench', 'gemm', '--sizes', '32', '--threads', '1'];
+    const result = json(...small, '--peers', 'auto') as unknown as BenchResult;
+    if (process.env['ROOTS_PEER_PYTHON'] === undefined)
+      expect(result.peers.torch).toMatch(/^absent: ROOTS_PEER_PYTHON names no Python/);
+    else expect(result.rows[0]!.peers.torch!.ratio).toBeGreaterThan(0);
+    // nobody is a million times faster or slower than himself
+    const file = join(work, 'baseline.json');
+    const scaled = (factor: number): void =>
+      writeFileSync(
+        file,
+        JSON.stringify({ ...result, rows: result.rows.map((r) => ({ ...r, ms: r.ms * factor })) }),
+      );
+    scaled(1e6);
+    const html = join(work, 'bench.html');
+    const good = roots(...small, '--baseline', file, '--html', html);
+    expect([good.status, good.err]).toEqual([0, '']);
+    expect(good.out).toMatch(/gemm f32 nn .* was/);
+    expect(readFileSync(html, 'utf8')).toContain('<svg');
+    scaled(1e-6);
+    const bad = roots(...small, '--baseline', file);
+    expect(bad.status).toBe(1);
+    expect(bad.err).toMatch(/5 rows are more than 10 % slower/);
+    writeFileSync(file, '[]x');
+    expect(roots(...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
+    expect(roots(...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);
   });
 });

@@ -1,40 +1,126 @@
-// roots bench gemm|attention|int8
-import { bench, benchNames } from '../../bench/kernels.js';
-import type { BenchName, BenchRow } from '../../bench/kernels.js';
-import { UsageError, defined, integerOption, printJson, textOption } from '../command.js';
+// roots bench SUITE|all
+import { readFile, writeFile } from 'node:fs/promises';
+import { bench, benchNames, suites } from '../../bench/kernels.js';
+import type { BenchName, BenchResult, BenchRow } from '../../bench/kernels.js';
+import { peerNames } from '../../bench/peers.js';
+import type { PeerName } from '../../bench/peers.js';
+import { benchReport } from '../../report/bench.js';
+import { FileError } from '../../tensor/errors.js';
+import { UsageError, choice, defined, integerOption, printJson, textOption } from '../command.js';
 import type { Command } from '../command.js';
 
-function line(row: BenchRow): string {
+/** A row slower than the baseline's by more than this is a regression: machines vary by a few percent. */
+const tolerance = 1.1;
+
+type Baseline = ReadonlyMap<string, number>;
+const key = (r: Pick<BenchRow, 'kernel' | 'shape' | 'isa'>, threads: number): string =>
+  `${r.kernel} ${r.shape} ${r.isa} ${threads}`;
+
+function line(row: BenchRow, before: number | undefined): string {
   const share = row.ofPeak === null ? '' : `${(100 * row.ofPeak).toFixed(1)} %`;
-  return `${row.kernel.padEnd(24)}${row.shape.padEnd(18)}${row.ms.toFixed(3).padStart(10)} ms${row.gflops.toFixed(1).padStart(10)} G/s${share.padStart(9)}\n`;
+  const peers = Object.entries(row.peers)
+    .map(([name, p]) => `  ${p.ratio.toFixed(2)}x ${name}`)
+    .join('');
+  const change =
+    before === undefined
+      ? ''
+      : `  ${row.ms > before * tolerance ? 'SLOWER' : 'was'} ${before.toFixed(3)} ms`;
+  return `${row.kernel.padEnd(28)}${row.shape.padEnd(18)}${row.ms.toFixed(3).padStart(10)} ms${row.gflops.toFixed(1).padStart(10)} ${row.unit.padEnd(8)}${share.padStart(8)}${peers}${change}\n`;
+}
+
+async function readBaseline(path: string | undefined): Promise<Baseline> {
+  if (path === undefined) return new Map();
+  try {
+    const json = JSON.parse(await readFile(path, 'utf8')) as
+      | BenchResult
+      | Record<string, BenchResult>;
+    const results = 'rows' in json ? [json as BenchResult] : Object.values(json);
+    return new Map(
+      results.flatMap((r) => r.rows.map((row) => [key(row, r.machine.threads), row.ms] as const)),
+    );
+  } catch (error) {
+    throw new FileError(
+      'ERR_FILE_ACCESS',
+      `--baseline ${path}: not a result of roots bench --json (${(error as Error).message})`,
+    );
+  }
+}
+
+function peerList(text: string | undefined): PeerName[] {
+  if (text === undefined || text === 'none') return [];
+  if (text === 'auto') return [...peerNames];
+  return text.split(',').map((name) => choice('peers', name, peerNames));
 }
 
 export const command: Command = {
-  summary: 'Time kernels against the measured peak of this machine',
-  usage: `roots bench ${benchNames.join('|')} [--sizes 256,512] [--threads N] [--json]
+  summary: 'Time kernels against the measured peak of this machine, and against other libraries',
+  usage: `roots bench ${benchNames.join('|')}|all [--sizes 256,512] [--threads N] [--peers auto] [--json]
 
-Columns: kernel, shape, median time, 10^9 operations per second, share of the peak measured in this run.
+${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
+
+  --peers auto|none|${peerNames.join(',')}   time the same operations by these, in turns in one run (default none);
+                           they are found in the Python that ROOTS_PEER_PYTHON names
+  --baseline FILE          compare with an earlier --json; exit code 1 when a row became more than 10 % slower
+  --html FILE              a self-contained page with charts
+
+Columns: kernel, shape, median time, rate, share of the peak measured in this run, times as fast as each peer.
 ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
   positionals: [1, 1],
-  options: { sizes: { type: 'string' }, threads: { type: 'string' } },
+  options: {
+    sizes: { type: 'string' },
+    threads: { type: 'string' },
+    peers: { type: 'string' },
+    baseline: { type: 'string' },
+    html: { type: 'string' },
+  },
   async run([name], values) {
-    if (!benchNames.includes(name as BenchName))
+    if (name !== 'all' && !benchNames.includes(name as BenchName))
       throw new UsageError(
-        `unknown benchmark ${JSON.stringify(name)}; expected one of ${benchNames.join(', ')}`,
+        `unknown benchmark ${JSON.stringify(name)}; expected one of ${benchNames.join(', ')}, all`,
       );
     const list = textOption(values, 'sizes')?.split(',').map(Number);
-    if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 16384))
-      throw new UsageError('--sizes must be integers from 1 to 16384, separated by commas');
-    const result = await bench(name as BenchName, {
-      ...defined({ sizes: list, threads: integerOption(values, 'threads') }),
-      onRow: (row) => {
-        if (!values['json']) process.stdout.write(line(row));
-      },
-    });
-    if (values['json']) return printJson(result);
-    const { peak, machine } = result;
-    process.stdout.write(
-      `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; peak: float32 ${peak.f32.toFixed(0)} GFLOP/s, int8 ${peak.i8 === null ? 'none' : `${peak.i8.toFixed(0)} GOP/s`}, reading ${peak.readGBs.toFixed(1)} GB/s\n`,
-    );
+    if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 65536))
+      throw new UsageError('--sizes must be integers from 1 to 65536, separated by commas');
+    const baseline = await readBaseline(textOption(values, 'baseline'));
+    const results = new Map<string, BenchResult>();
+    const threads = integerOption(values, 'threads');
+    let slower = 0;
+    for (const suite of name === 'all' ? benchNames : [name as BenchName]) {
+      const shown = (row: BenchRow, count: number): void => {
+        const before = baseline.get(key(row, count));
+        if (before !== undefined && row.ms > before * tolerance) slower++;
+        if (!values['json']) process.stdout.write(line(row, before));
+      };
+      const rows: BenchRow[] = [];
+      const result = await bench(suite, {
+        ...defined({ sizes: list, threads }),
+        peers: peerList(textOption(values, 'peers')),
+        onRow: (row) => {
+          rows.push(row);
+          if (baseline.size === 0) shown(row, 0);
+        },
+      });
+      if (baseline.size > 0) for (const row of rows) shown(row, result.machine.threads);
+      results.set(suite, result);
+      if (!values['json']) {
+        const { peak, machine } = result;
+        for (const [peer, info] of Object.entries(result.peers))
+          process.stdout.write(
+            `${peer} ${typeof info === 'string' ? info : `${info.version}, ${info.settings}`}\n`,
+          );
+        process.stdout.write(
+          `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; peak: float32 ${peak.f32.toFixed(0)} GFLOP/s, int8 ${peak.i8 === null ? 'none' : `${peak.i8.toFixed(0)} GOP/s`}, reading ${peak.readGBs.toFixed(1)} GB/s\n`,
+        );
+      }
+    }
+    const html = textOption(values, 'html');
+    if (html !== undefined)
+      await writeFile(html, benchReport(results, `roots bench ${process.argv.slice(3).join(' ')}`));
+    if (values['json'])
+      printJson(name === 'all' ? Object.fromEntries(results) : results.get(name!));
+    if (slower > 0) {
+      process.exitCode = 1;
+      process.stderr.write(`${slower} rows are more than 10 % slower than the baseline\n`);
+    }
   },
 };

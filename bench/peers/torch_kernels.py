@@ -1,0 +1,136 @@
+"""PyTorch's side of `roots bench`: one JSON request per line on standard input, one JSON answer per line.
+
+{"prepare": SPEC} -> {"ready": true} or {"error": text}; {"run": repeat} -> {"ms": milliseconds per call}.
+SPEC names an operation of the table below and its sizes. Needs torch; nothing of it belongs to the package.
+"""
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def dtype(spec):
+    return DTYPES[spec.get("dtype", "float32")]
+
+
+def matmul(s):
+    a, b = torch.randn(s["m"], s["k"]).to(dtype(s)), torch.randn(s["k"], s["n"]).to(dtype(s))
+    # a transposed operand is a view of a dense one
+    a = a.t().contiguous().t() if s["layout"][0] == "t" else a
+    b = b.t().contiguous().t() if s["layout"][1] == "t" else b
+    return lambda: torch.matmul(a, b)
+
+
+def linear(s):
+    x, w = torch.randn(s["m"], s["k"]).to(dtype(s)), torch.randn(s["n"], s["k"]).to(dtype(s))
+    return lambda: F.linear(x, w)
+
+
+def int_mm(s):
+    a = torch.randint(-127, 127, (s["m"], s["k"]), dtype=torch.int8)
+    b = torch.randint(-127, 127, (s["k"], s["n"]), dtype=torch.int8)
+    return lambda: torch._int_mm(a, b)
+
+
+def linear_dynamic_int8(s):
+    n = s["n"]
+    w = torch.quantize_per_channel(
+        torch.randn(n, s["k"]) * 0.02, torch.full((n,), 1e-3), torch.zeros(n, dtype=torch.int64), 0, torch.qint8
+    )
+    packed, x = torch.ops.quantized.linear_prepack(w, None), torch.randn(s["m"], s["k"])
+    return lambda: torch.ops.quantized.linear_dynamic(x, packed)
+
+
+def attention(s):
+    def make(t):
+        return torch.randn(s["b"], s["h"], t, s["d"]).to(dtype(s)).requires_grad_(s.get("backward", False))
+
+    q, k, v = make(s["tq"]), make(s["tk"]), make(s["tk"])
+    causal = s["causal"]
+    if not s.get("backward"):
+        return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    dy, out = torch.randn_like(q), F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return lambda: torch.autograd.grad(out, (q, k, v), dy, retain_graph=True)
+
+
+def gelu(s):
+    x = torch.randn(s["rows"], s["columns"])
+    return lambda: F.gelu(x, approximate="tanh")
+
+
+def layer_norm(s):
+    n = s["columns"]
+    x, w, b = torch.randn(s["rows"], n), torch.ones(n), torch.zeros(n)
+    return lambda: F.layer_norm(x, (n,), w, b)
+
+
+def softmax(s):
+    x = torch.randn(s["rows"], s["columns"])
+    return lambda: torch.softmax(x, -1)
+
+
+def add(s):
+    x, y = torch.randn(s["rows"], s["columns"]), torch.randn(s["rows"], s["columns"])
+    return lambda: x + y
+
+
+def cross_entropy(s):
+    x = torch.randn(s["rows"], s["columns"], requires_grad=True)
+    t = torch.randint(0, s["columns"], (s["rows"],))
+
+    def run():
+        x.grad = None
+        F.cross_entropy(x, t).backward()
+
+    return run
+
+
+def adamw(s):
+    p = torch.randn(s["rows"], s["columns"], requires_grad=True)
+    p.grad = torch.randn_like(p)
+    opt = torch.optim.AdamW([p], lr=1e-4, fused=True)
+    return opt.step
+
+
+OPERATIONS = {
+    f.__name__: f
+    for f in (
+        matmul, linear, int_mm, linear_dynamic_int8, attention, gelu, layer_norm, softmax, add, cross_entropy, adamw,
+    )
+}
+
+
+def answer(value):
+    print(json.dumps(value), flush=True)
+
+
+def main():
+    torch.set_num_threads(int(sys.argv[1]))
+    answer({"name": "torch", "version": torch.__version__, "settings": f"{torch.get_num_threads()} threads, eager"})
+    call = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "prepare" in request:
+                spec = request["prepare"]
+                call = OPERATIONS[spec["op"]](spec)
+                needs_grad = spec.get("backward") or spec["op"] in ("cross_entropy", "adamw")
+                torch.set_grad_enabled(bool(needs_grad))
+                call()
+                answer({"ready": True})
+            else:
+                repeat = request["run"]
+                call()  # wakes threads and fills caches; not timed
+                start = time.perf_counter()
+                for _ in range(repeat):
+                    call()
+                answer({"ms": (time.perf_counter() - start) * 1000 / repeat})
+        except Exception as error:  # a peer without an operation is named as such, the run goes on
+            answer({"error": f"{type(error).__name__}: {error}"})
+
+
+main()

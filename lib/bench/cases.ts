@@ -1,0 +1,291 @@
+// What the benchmarks run: one kernel at one shape each, with the arithmetic or the bytes it needs and what peers call the same.
+import { backward } from '../autograd/backward.js';
+import { autocast } from '../autograd/modes.js';
+import { AdamW } from '../optim/adam.js';
+import { attention } from '../ops/attention.js';
+import { cast } from '../ops/cast.js';
+import { add, gelu } from '../ops/elementwise.js';
+import { layerNorm } from '../ops/layer_norm.js';
+import { crossEntropy } from '../ops/losses.js';
+import { linear, matmul } from '../ops/matmul.js';
+import { linearW8A16, linearW8A8, matmulI8, packI8, quantizeWeightI8 } from '../ops/matmul_i8.js';
+import { softmax } from '../ops/softmax.js';
+import { transpose } from '../ops/view.js';
+import { ones, tensor, zeros } from '../tensor/create.js';
+import { randn } from '../tensor/random.js';
+import { tidy } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import type { PeerSpec } from './peers.js';
+
+/** Arithmetic of a kind with a measured peak, or bytes moved. */
+export type Kind = 'f32' | 'bf16' | 'i8' | 'bytes';
+
+export interface Case {
+  kernel: string;
+  shape: string;
+  /** Operations (a multiply-add is two), or bytes. */
+  operations: number;
+  kind: Kind;
+  inputs: () => Tensor[];
+  /** Issues the operation; what it returns is disposed. */
+  run: (...inputs: Tensor[]) => Tensor | null;
+  /** The same by other libraries. */
+  peer?: PeerSpec;
+}
+
+export interface Suite {
+  about: string;
+  sizes: readonly number[];
+  cases: (sizes: readonly number[]) => Case[];
+}
+
+const layouts = ['nn', 'nt', 'tn', 'tt'] as const;
+
+function gemm(sizes: readonly number[]): Case[] {
+  return sizes.flatMap((n) => [
+    ...layouts.map((layout): Case => ({
+      kernel: `gemm f32 ${layout}`,
+      shape: `${n}x${n}x${n}`,
+      operations: 2 * n ** 3,
+      kind: 'f32',
+      inputs: () => [randn([n, n]), randn([n, n])],
+      run: (a, b) => {
+        const x = layout[0] === 't' ? transpose(a!) : a!;
+        const y = layout[1] === 't' ? transpose(b!) : b!;
+        const out = matmul(x, y);
+        if (x !== a) x.dispose();
+        if (y !== b) y.dispose();
+        return out;
+      },
+      peer: { op: 'matmul', m: n, n, k: n, layout },
+    })),
+    {
+      kernel: 'gemm bf16 nn',
+      shape: `${n}x${n}x${n}`,
+      operations: 2 * n ** 3,
+      kind: 'bf16',
+      inputs: () => [randn([n, n]), randn([n, n])],
+      run: (a, b) => autocast('bfloat16', () => matmul(a!, b!)),
+      peer: { op: 'matmul', m: n, n, k: n, layout: 'nn', dtype: 'bfloat16' },
+    },
+  ]);
+}
+
+type Weight = 'f32' | 'bf16' | 'w8a8' | 'w8a16';
+
+function weightCase(weight: Weight, m: number, n: number, k: number): Case {
+  return {
+    kernel: `linear ${weight}`,
+    shape: `${m}x${n}x${k}`,
+    operations: 2 * m * n * k,
+    kind: weight === 'w8a8' ? 'i8' : weight === 'bf16' ? 'bf16' : 'f32',
+    inputs: () =>
+      tidy(() => {
+        const x = randn([m, k]);
+        const w = randn([n, k], { std: 0.02 });
+        if (weight === 'f32') return [x, w];
+        if (weight === 'bf16') return [x, cast(w, 'bfloat16')];
+        const { q, scale } = quantizeWeightI8(w, { clip: false });
+        return [x, packI8(q), scale];
+      }),
+    run: (x, w, scale) =>
+      weight === 'f32' || weight === 'bf16'
+        ? linear(x!, w!)
+        : (weight === 'w8a8' ? linearW8A8 : linearW8A16)(x!, w!, scale!),
+    ...(weight === 'f32' && { peer: { op: 'linear', m, n, k } }),
+    ...(weight === 'bf16' && { peer: { op: 'linear', m, n, k, dtype: 'bfloat16' } }),
+    ...(weight === 'w8a8' && { peer: { op: 'linear_dynamic_int8', m, n, k } }),
+  };
+}
+
+function int8(sizes: readonly number[]): Case[] {
+  const square = sizes.flatMap((n): Case[] => [
+    {
+      kernel: 'matmulI8 (int32 out)',
+      shape: `${n}x${n}x${n}`,
+      operations: 2 * n ** 3,
+      kind: 'i8',
+      inputs: () =>
+        tidy(() => [
+          cast(randn([n, n], { std: 40 }), 'int8'),
+          cast(randn([n, n], { std: 40 }), 'int8'),
+        ]),
+      run: (a, b) => matmulI8(a!, b!),
+      peer: { op: 'int_mm', m: n, n, k: n },
+    },
+    ...(['f32', 'w8a8', 'w8a16'] as const).map((w) => weightCase(w, n, n, n)),
+  ]);
+  const few = [1, 8, 64].flatMap((m) =>
+    (['f32', 'w8a8', 'w8a16'] as const).map((w) => weightCase(w, m, 3072, 768)),
+  );
+  return [...square, ...few];
+}
+
+function attentionCase(
+  t: number,
+  options: {
+    causal: boolean;
+    b?: number;
+    tq?: number;
+    d?: number;
+    backward?: boolean;
+  },
+): Case {
+  const { causal, b = 1, tq = t, d = 64, backward: back = false } = options;
+  const h = 12;
+  const name = `attention f32 ${back ? 'backward ' : ''}${tq === 1 ? 'one query' : causal ? 'causal' : 'full'}`;
+  return {
+    kernel: name,
+    shape: `b${b}h${h}t${t}d${d}`,
+    // Q Kᵀ and P V (five products instead of two on the way back); causal counts the half that is needed
+    operations: ((2 * 2 * b * h * tq * t * d) / (causal && tq > 1 ? 2 : 1)) * (back ? 2.5 : 1),
+    kind: 'f32',
+    inputs: () => {
+      const [q, k, v] = [tq, t, t].map((n) => randn([b, h, n, d])) as [Tensor, Tensor, Tensor];
+      if (!back) return [q, k, v];
+      for (const x of [q, k, v]) x.setRequiresGrad();
+      return [q, k, v, randn([b, h, tq, d]), attention(q, k, v, { causal })];
+    },
+    run: (q, k, v, dy, out) => {
+      if (!back) return attention(q!, k!, v!, { causal: causal && tq > 1 });
+      tidy(() => backward(out!, dy!, { retainGraph: true }));
+      for (const x of [q!, k!, v!]) {
+        x.grad!.dispose();
+        x.grad = null;
+      }
+      return null;
+    },
+    peer: { op: 'attention', b, h, tq, tk: t, d, causal: causal && tq > 1, backward: back },
+  };
+}
+
+function attentions(sizes: readonly number[]): Case[] {
+  return sizes.flatMap((t) => [
+    attentionCase(t, { causal: true }),
+    attentionCase(t, { causal: false }),
+    attentionCase(t, { causal: true, backward: true }),
+  ]);
+}
+
+/** What one decoded token of GPT-2 124M costs: products with one row, and attention over the cache. */
+function decode(sizes: readonly number[]): Case[] {
+  const shapes = [
+    [2304, 768],
+    [3072, 768],
+    [768, 3072],
+    [50257, 768],
+  ] as const;
+  return [
+    ...shapes.flatMap(([n, k]) =>
+      (['f32', 'bf16', 'w8a8', 'w8a16'] as const).map((w) => weightCase(w, 1, n, k)),
+    ),
+    ...sizes.map((t) => attentionCase(t, { causal: true, tq: 1 })),
+  ];
+}
+
+function rowsCase(
+  op: string,
+  rows: number,
+  columns: number,
+  passes: number,
+  inputs: () => Tensor[],
+  run: Case['run'],
+): Case {
+  return {
+    kernel: op,
+    shape: `${rows}x${columns}`,
+    operations: 4 * passes * rows * columns,
+    kind: 'bytes',
+    inputs,
+    run,
+    peer: { op, rows, columns },
+  };
+}
+
+function memoryBound(sizes: readonly number[]): Case[] {
+  return sizes.flatMap((rows) => {
+    const x = (columns: number) => (): Tensor[] => [randn([rows, columns])];
+    return [
+      rowsCase(
+        'add',
+        rows,
+        3072,
+        3,
+        () => [randn([rows, 3072]), randn([rows, 3072])],
+        (a, b) => add(a!, b!),
+      ),
+      rowsCase('gelu', rows, 3072, 2, x(3072), (a) => gelu(a!, { approximate: 'tanh' })),
+      rowsCase(
+        'layer_norm',
+        rows,
+        768,
+        2,
+        () => [randn([rows, 768]), ones([768]), zeros([768])],
+        (a, w, b) => layerNorm(a!, w!, b!),
+      ),
+      rowsCase('softmax', rows, 1024, 2, x(1024), (a) => softmax(a!)),
+      rowsCase(
+        'cross_entropy',
+        rows,
+        50257,
+        3,
+        () => {
+          const t = Int32Array.from({ length: rows }, (_, i) => (i * 7919) % 50257);
+          return [randn([rows, 50257]).setRequiresGrad(), tensor(t)];
+        },
+        (a, t) => {
+          tidy(() => backward(crossEntropy(a!, t!)));
+          a!.grad!.dispose();
+          a!.grad = null;
+          return null;
+        },
+      ),
+      adamw(rows * 10_000),
+    ];
+  });
+}
+
+function adamw(size: number): Case {
+  const columns = 1000;
+  const rows = Math.ceil(size / columns);
+  const optimizers = new WeakMap<Tensor, AdamW>();
+  return rowsCase(
+    'adamw',
+    rows,
+    columns,
+    7,
+    () => {
+      const p = randn([rows, columns]).setRequiresGrad();
+      p.grad = randn([rows, columns]);
+      optimizers.set(p, new AdamW([p], { lr: 1e-4 }));
+      return [p];
+    },
+    (p) => {
+      optimizers.get(p!)!.step();
+      return null;
+    },
+  );
+}
+
+function fewRows(sizes: readonly number[]): Case[] {
+  return [1, 8, 64].flatMap((m) =>
+    sizes.flatMap((n) =>
+      (['f32', 'bf16'] as const).flatMap((w) => [
+        weightCase(w, m, n, 768),
+        ...(n === 3072 ? [weightCase(w, m, 768, 3072)] : []),
+      ]),
+    ),
+  );
+}
+
+export const benchNames = ['gemm', 'linear', 'int8', 'attention', 'decode', 'memory'] as const;
+export type BenchName = (typeof benchNames)[number];
+
+export const suites: Readonly<Record<BenchName, Suite>> = {
+  gemm: { about: 'square matrix products', sizes: [256, 512, 1024, 2048], cases: gemm },
+  linear: { about: 'x Wᵀ with 1, 8 and 64 rows', sizes: [768, 3072, 50257], cases: fewRows },
+  int8: { about: 'int8 products', sizes: [512, 1024, 2048], cases: int8 },
+  attention: { about: 'fused attention', sizes: [256, 512, 1024], cases: attentions },
+  decode: { about: 'one token of GPT-2 124M', sizes: [256, 1024], cases: decode },
+  memory: { about: 'kernels bound by memory', sizes: [1024], cases: memoryBound },
+};

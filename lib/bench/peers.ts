@@ -1,0 +1,106 @@
+// Other libraries, timed on the same operations in the same run. Each is a program in bench/peers that answers one JSON line per
+// request; none is a dependency, and one that is absent is named as absent.
+import { spawn } from 'node:child_process';
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { RootsError } from '../tensor/errors.js';
+
+/** An operation in words that every adapter understands: a name and sizes. */
+export type PeerSpec = { op: string } & Record<string, string | number | boolean>;
+
+export const peerNames = ['torch', 'onnxruntime'] as const;
+export type PeerName = (typeof peerNames)[number];
+
+/** Programs for the Python that ROOTS_PEER_PYTHON names. */
+const scripts: Record<PeerName, string> = {
+  torch: 'torch_kernels.py',
+  onnxruntime: 'onnxruntime_kernels.py',
+};
+
+export interface PeerInfo {
+  name: PeerName;
+  version: string;
+  settings: string;
+}
+
+/** Time for a peer's worker threads to stop spinning before others are timed. */
+const settleMs = 30;
+const startMs = 60_000;
+
+export class Peer {
+  readonly info: PeerInfo;
+  readonly #process: ChildProcessWithoutNullStreams;
+  readonly #lines: AsyncIterator<string>;
+
+  private constructor(
+    info: PeerInfo,
+    process: ChildProcessWithoutNullStreams,
+    lines: AsyncIterator<string>,
+  ) {
+    this.info = info;
+    this.#process = process;
+    this.#lines = lines;
+  }
+
+  /** Starts a peer, or says why it is not there. */
+  static async start(name: PeerName, threads: number): Promise<Peer | string> {
+    const python = process.env['ROOTS_PEER_PYTHON'];
+    if (!python) return 'absent: ROOTS_PEER_PYTHON names no Python';
+    const script = fileURLToPath(new URL(`../../bench/peers/${scripts[name]}`, import.meta.url));
+    const child = spawn(python, [script, String(threads)], {
+      env: {
+        ...process.env,
+        OMP_NUM_THREADS: String(threads),
+        MKL_NUM_THREADS: String(threads),
+      },
+    });
+    let errors = '';
+    child.stderr.on('data', (d: Buffer) => (errors = (errors + d.toString()).slice(-500)));
+    const failed = new Promise<string>((resolve) => {
+      child.on('error', (error) => resolve(`absent: ${error.message}`));
+      child.on('exit', (code) =>
+        resolve(
+          `absent: the adapter ended with code ${code}: ${errors.trim().split('\n').at(-1) ?? ''}`,
+        ),
+      );
+      setTimeout(() => resolve('absent: no answer within a minute'), startMs).unref();
+    });
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    const first = await Promise.race([lines.next(), failed]);
+    if (typeof first === 'string' || first.done) {
+      child.kill();
+      return typeof first === 'string' ? first : await failed;
+    }
+    const { version, settings } = JSON.parse(first.value) as PeerInfo;
+    return new Peer({ name, version, settings }, child, lines);
+  }
+
+  async #ask(request: object): Promise<Record<string, unknown>> {
+    this.#process.stdin.write(`${JSON.stringify(request)}\n`);
+    const next = await this.#lines.next();
+    if (next.done)
+      throw new RootsError(
+        'ERR_PEER',
+        `the ${this.info.name} adapter ended in the middle of a run`,
+      );
+    return JSON.parse(next.value) as Record<string, unknown>;
+  }
+
+  /** Makes the operands of an operation; false when the peer has no such operation. */
+  async prepare(spec: PeerSpec): Promise<boolean> {
+    return !('error' in (await this.#ask({ prepare: spec })));
+  }
+
+  /** Milliseconds per call, the mean of `repeat` calls. */
+  async run(repeat: number): Promise<number> {
+    const { ms } = (await this.#ask({ run: repeat })) as { ms: number };
+    await new Promise((resolve) => setTimeout(resolve, settleMs));
+    return ms;
+  }
+
+  close(): void {
+    this.#process.stdin.end();
+    this.#process.kill();
+  }
+}

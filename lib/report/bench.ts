@@ -1,0 +1,85 @@
+// A benchmark run as one page: every row with its share of the peak, and ratios to peers.
+import type { BenchResult, BenchRow } from '../bench/kernels.js';
+import { page, table } from './page.js';
+import { barChart, escape } from './svg.js';
+
+const percent = (share: number | null): string =>
+  share === null ? '' : `${(100 * share).toFixed(1)} %`;
+
+/** Bars of the roofline: what each kernel reaches of the arithmetic that this machine was measured to have. */
+function roofline(rows: readonly BenchRow[]): string {
+  const shown = rows.filter((r) => r.ofPeak !== null);
+  if (shown.length === 0) return '';
+  return barChart(
+    'Share of the measured peak (100 % is arithmetic on registers alone)',
+    shown.map((r) => ({
+      label: `${r.kernel} ${r.shape}`.slice(0, 44),
+      value: 100 * r.ofPeak!,
+      group: r.unit === 'GOP/s' ? 1 : 0,
+      note: `${r.gflops.toFixed(0)} ${r.unit}`,
+    })),
+    '%',
+  );
+}
+
+function ratios(rows: readonly BenchRow[], peer: 'torch' | 'onnxruntime'): string {
+  const shown = rows.filter((r) => r.peers[peer]);
+  if (shown.length === 0) return '';
+  return barChart(
+    `Times as fast as ${peer}, in turns in the same run`,
+    shown.map((r) => ({
+      label: `${r.kernel} ${r.shape}`.slice(0, 44),
+      value: r.peers[peer]!.ratio,
+      group: r.peers[peer]!.ratio >= 1 ? 2 : 1,
+      note: `${r.ms.toFixed(3)} against ${r.peers[peer]!.ms.toFixed(3)} ms`,
+    })),
+    '×',
+  );
+}
+
+export function benchReport(results: ReadonlyMap<string, BenchResult>, command: string): string {
+  const [first] = results.values();
+  const body = [...results].map(([name, r]) => {
+    const peers = Object.entries(r.peers).map(([peer, info]) =>
+      typeof info === 'string' ? `${peer}: ${info}` : `${peer} ${info.version} (${info.settings})`,
+    );
+    const names = (['torch', 'onnxruntime'] as const).filter((p) => r.rows.some((x) => x.peers[p]));
+    const { f32, i8, readGBs } = r.peak;
+    return (
+      `<h2>${escape(name)}</h2><p>${r.machine.threads} threads, ${escape(r.machine.isa)}; measured peak: float32 ${f32.toFixed(0)} GFLOP/s, ` +
+      `int8 ${i8 === null ? 'none' : `${i8.toFixed(0)} GOP/s`}, reading ${readGBs.toFixed(1)} GB/s. ${escape(peers.join('; '))}</p>` +
+      roofline(r.rows) +
+      names.map((p) => ratios(r.rows, p)).join('') +
+      table(
+        [
+          'kernel',
+          'shape',
+          'median ms',
+          'p10',
+          'p90',
+          'rate',
+          'of peak',
+          ...names.map((n) => `× ${n}`),
+        ],
+        r.rows.map((x) => [
+          x.kernel,
+          x.shape,
+          x.ms.toFixed(3),
+          x.p10.toFixed(3),
+          x.p90.toFixed(3),
+          `${x.gflops.toFixed(1)} ${x.unit}`,
+          percent(x.ofPeak),
+          ...names.map((n) => x.peers[n]?.ratio.toFixed(2) ?? ''),
+        ]),
+        [2, 3, 4, 5, 6, 7, 8],
+      )
+    );
+  });
+  return page(
+    'Kernel benchmarks',
+    first
+      ? `${first.machine.cpu}, Node ${first.machine.node}, ${first.machine.date.slice(0, 10)}. Command: ${command}`
+      : 'nothing was run',
+    body.join('\n'),
+  );
+}
