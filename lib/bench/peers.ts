@@ -53,6 +53,9 @@ export class Peer {
         ...process.env,
         OMP_NUM_THREADS: String(threads),
         MKL_NUM_THREADS: String(threads),
+        // workers that spin 200 ms after a call, the default, would run beside whoever is timed next; calls of one turn follow each
+        // other faster than this
+        KMP_BLOCKTIME: '10',
       },
     });
     let errors = '';
