@@ -4,7 +4,7 @@ import { autocast } from '../autograd/modes.js';
 import { AdamW } from '../optim/adam.js';
 import { attention } from '../ops/attention.js';
 import { cast } from '../ops/cast.js';
-import { add, gelu } from '../ops/elementwise.js';
+import { add, gelu, mul } from '../ops/elementwise.js';
 import { layerNorm } from '../ops/layer_norm.js';
 import { crossEntropy } from '../ops/losses.js';
 import { linear, matmul } from '../ops/matmul.js';
@@ -159,10 +159,25 @@ function attentionCase(
   };
 }
 
+/** What the fused kernel replaces: all scores written down, three operations. */
+function unfused(t: number): Case {
+  const { shape, operations, kind, inputs } = attentionCase(t, { causal: false });
+  return {
+    kernel: 'attention f32 full, unfused',
+    shape,
+    operations,
+    kind,
+    inputs,
+    run: (q, k, v) =>
+      tidy(() => matmul(softmax(mul(matmul(q!, transpose(k!)), 1 / Math.sqrt(q!.shape[3]!))), v!)),
+  };
+}
+
 function attentions(sizes: readonly number[]): Case[] {
   return sizes.flatMap((t) => [
     attentionCase(t, { causal: true }),
     attentionCase(t, { causal: false }),
+    unfused(t),
     attentionCase(t, { causal: true, backward: true }),
   ]);
 }

@@ -48,19 +48,30 @@ struct PackWidened {
   const float* scale;
   PackedShape shape;
   ROOTS_INLINE void operator()(int64_t j0, int64_t columns, int64_t k0, int64_t depth, float* out) const {
+    using V = Vec<float>;
     constexpr int64_t kColumns = kTileColumns<float>;
-    for (int64_t c = 0; c < kColumns; ++c) {
-      const int64_t j = j0 + c;
-      if (c >= columns) {
-        for (int64_t k = 0; k < depth; ++k) out[k * kColumns + c] = 0.0f;
-        continue;
+    static_assert(kPanel % kColumns == 0, "a tile lies inside one packed panel");
+    // packed columns beyond N are zero
+    const int8_t* panel = packed + (j0 / kPanel) * shape.panel_bytes() + (j0 % kPanel) * kQuad;
+    V s[kTileVectors];
+    for (int64_t v = 0; v < kTileVectors; ++v) {
+      const int64_t left = columns - v * V::kWidth;
+      s[v] = V::load_partial(scale + j0 + v * V::kWidth, left < 0 ? 0 : left < V::kWidth ? left : V::kWidth);
+    }
+    for (int64_t k = 0; k < depth;) {
+      const int64_t i = k0 + k, e0 = i % kQuad;
+      const int64_t count = kQuad - e0 < depth - k ? kQuad - e0 : depth - k;
+      const int8_t* quads = panel + i / kQuad * kPanel * kQuad;
+      for (int64_t v = 0; v < kTileVectors; ++v) {
+        // the four bytes of a lane are four k of one column
+        const auto lanes =
+            Vec<int32_t>::load(reinterpret_cast<const int32_t*>(quads + v * V::kWidth * kQuad)).v;
+        for (int64_t e = 0; e < count; ++e) {
+          const auto byte = lanes << static_cast<int32_t>(24 - 8 * (e0 + e)) >> 24;
+          (V(__builtin_convertvector(byte, V::Raw)) * s[v]).store(out + (k + e) * kColumns + v * V::kWidth);
+        }
       }
-      const int8_t* panel = packed + (j / kPanel) * shape.panel_bytes() + (j % kPanel) * kQuad;
-      const float s = scale[j];
-      for (int64_t k = 0; k < depth; ++k) {
-        const int64_t i = k0 + k;
-        out[k * kColumns + c] = s * static_cast<float>(panel[(i / kQuad) * kPanel * kQuad + i % kQuad]);
-      }
+      k += count;
     }
   }
 };

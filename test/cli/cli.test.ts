@@ -267,5 +267,9 @@ describe('bench', () => {
     writeFileSync(file, '[]x');
     expect(roots(...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
     expect(roots(...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);
+    const compared = json(...small, '--compare', 'baseline') as unknown as BenchResult;
+    expect(compared.rows.map((r) => r.isa)).toContain('baseline');
+    expect(compared.rows.filter((r) => r.kernel.endsWith('[baseline]')).length).toBe(5);
+    expect(roots(...small, '--compare', 'sse').err).toMatch(/--compare must be one of/);
   });
 });

@@ -1,5 +1,7 @@
 // roots bench SUITE|all
+import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
 import { bench, benchNames, suites } from '../../bench/kernels.js';
 import type { BenchName, BenchResult, BenchRow } from '../../bench/kernels.js';
 import { peerNames } from '../../bench/peers.js';
@@ -8,6 +10,8 @@ import { benchReport } from '../../report/bench.js';
 import { FileError } from '../../tensor/errors.js';
 import { UsageError, choice, defined, integerOption, printJson, textOption } from '../command.js';
 import type { Command } from '../command.js';
+
+const levels = ['baseline', 'avx2', 'avx512_core', 'avx512'] as const;
 
 /** A row slower than the baseline's by more than this is a regression: machines vary by a few percent. */
 const tolerance = 1.1;
@@ -46,6 +50,20 @@ async function readBaseline(path: string | undefined): Promise<Baseline> {
   }
 }
 
+/** The same suite in a process of its own, capped at another instruction set. */
+async function atLevel(
+  isa: string,
+  suite: BenchName,
+  options: readonly string[],
+): Promise<BenchResult> {
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    [process.argv[1]!, 'bench', suite, '--json', ...options],
+    { env: { ...process.env, ROOTS_ISA: isa }, maxBuffer: 1 << 26 },
+  );
+  return JSON.parse(stdout) as BenchResult;
+}
+
 function peerList(text: string | undefined): PeerName[] {
   if (text === undefined || text === 'none') return [];
   if (text === 'auto') return [...peerNames];
@@ -60,6 +78,8 @@ ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
 
   --peers auto|none|${peerNames.join(',')}   time the same operations by these, in turns in one run (default none);
                            they are found in the Python that ROOTS_PEER_PYTHON names
+  --compare ${levels.join(',')}
+                           time these instruction sets too, each in a process of its own
   --baseline FILE          compare with an earlier --json; exit code 1 when a row became more than 10 % slower
   --html FILE              a self-contained page with charts
 
@@ -70,6 +90,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     sizes: { type: 'string' },
     threads: { type: 'string' },
     peers: { type: 'string' },
+    compare: { type: 'string' },
     baseline: { type: 'string' },
     html: { type: 'string' },
   },
@@ -82,6 +103,9 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 65536))
       throw new UsageError('--sizes must be integers from 1 to 65536, separated by commas');
     const baseline = await readBaseline(textOption(values, 'baseline'));
+    const compared = (textOption(values, 'compare')?.split(',') ?? []).map((l) =>
+      choice('compare', l, levels),
+    );
     const results = new Map<string, BenchResult>();
     const threads = integerOption(values, 'threads');
     let slower = 0;
@@ -101,6 +125,18 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
         },
       });
       if (baseline.size > 0) for (const row of rows) shown(row, result.machine.threads);
+      for (const isa of compared) {
+        const other = await atLevel(isa, suite, [
+          ...(list ? ['--sizes', list.join(',')] : []),
+          '--threads',
+          String(result.machine.threads),
+        ]);
+        for (const row of other.rows) {
+          // the share is of the peak of its own level, measured there
+          result.rows.push({ ...row, kernel: `${row.kernel} [${row.isa}]` });
+          if (!values['json']) process.stdout.write(line(result.rows.at(-1)!, undefined));
+        }
+      }
       results.set(suite, result);
       if (!values['json']) {
         const { peak, machine } = result;
