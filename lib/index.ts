@@ -50,7 +50,9 @@ export type {
 export { TrainingArguments } from './train/arguments.js';
 export type { PartialTrainingOptions, TrainingOptions } from './train/arguments.js';
 export { trainLanguageModel } from './train/language_model.js';
-export { causalLM } from './train/objectives.js';
+export { causalLM, classification } from './train/objectives.js';
+export { maskTokens, maskedLM } from './train/masked_lm.js';
+export type { MaskedLMOptions, MaskedLanguageModel } from './train/masked_lm.js';
 export type { Objective, StepLoss } from './train/objectives.js';
 export { createModel, presets } from './train/presets.js';
 export type { FinetuneOptions, Label } from './train/classify.js';

@@ -80,7 +80,9 @@ describe('lib/', () => {
   it('runs no code from data (S13)', () => {
     for (const { file } of imports) {
       expect(read(file), file).not.toMatch(/\beval\((?!\))|new Function\(|node:vm/);
-      if (read(file).includes('node:child_process')) expect(file).toBe('lib/compress/measure.ts');
+      // measuring takes fresh processes: nothing else starts one
+      if (read(file).includes('node:child_process'))
+        expect(['lib/compress/measure.ts', 'lib/bench/peers.ts']).toContain(file);
     }
   });
   it('has a current kernels.gen.ts', () => {

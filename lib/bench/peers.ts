@@ -1,9 +1,11 @@
-// Other libraries, timed on the same operations in the same run. Each is a program in bench/peers that answers one JSON line per
+// Other processes that a benchmark asks: other instruction sets, and other libraries, timed on the same operations in the same run. Each is a program in bench/peers that answers one JSON line per
 // request; none is a dependency, and one that is absent is named as absent.
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type { BenchResult } from './kernels.js';
 import { RootsError } from '../tensor/errors.js';
 
 /** An operation in words that every adapter understands: a name and sizes. */
@@ -106,4 +108,18 @@ export class Peer {
     this.#process.stdin.end();
     this.#process.kill();
   }
+}
+
+/** A suite of `roots bench` in a process of its own, capped at another instruction set. */
+export async function benchAtLevel(
+  isa: string,
+  suite: string,
+  options: readonly string[],
+): Promise<BenchResult> {
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    [process.argv[1]!, 'bench', suite, '--json', ...options],
+    { env: { ...process.env, ROOTS_ISA: isa }, maxBuffer: 1 << 26 },
+  );
+  return JSON.parse(stdout) as BenchResult;
 }

@@ -1,10 +1,8 @@
 // roots bench SUITE|all
-import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
-import { promisify } from 'node:util';
 import { bench, benchNames, suites } from '../../bench/kernels.js';
 import type { BenchName, BenchResult, BenchRow } from '../../bench/kernels.js';
-import { peerNames } from '../../bench/peers.js';
+import { benchAtLevel, peerNames } from '../../bench/peers.js';
 import type { PeerName } from '../../bench/peers.js';
 import { benchReport } from '../../report/bench.js';
 import { FileError } from '../../tensor/errors.js';
@@ -48,20 +46,6 @@ async function readBaseline(path: string | undefined): Promise<Baseline> {
       `--baseline ${path}: not a result of roots bench --json (${(error as Error).message})`,
     );
   }
-}
-
-/** The same suite in a process of its own, capped at another instruction set. */
-async function atLevel(
-  isa: string,
-  suite: BenchName,
-  options: readonly string[],
-): Promise<BenchResult> {
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    [process.argv[1]!, 'bench', suite, '--json', ...options],
-    { env: { ...process.env, ROOTS_ISA: isa }, maxBuffer: 1 << 26 },
-  );
-  return JSON.parse(stdout) as BenchResult;
 }
 
 function peerList(text: string | undefined): PeerName[] {
@@ -126,7 +110,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
       });
       if (baseline.size > 0) for (const row of rows) shown(row, result.machine.threads);
       for (const isa of compared) {
-        const other = await atLevel(isa, suite, [
+        const other = await benchAtLevel(isa, suite, [
           ...(list ? ['--sizes', list.join(',')] : []),
           '--threads',
           String(result.machine.threads),
