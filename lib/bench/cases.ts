@@ -25,6 +25,8 @@ export interface Case {
   shape: string;
   /** Operations (a multiply-add is two), or bytes. */
   operations: number;
+  /** Bytes of operands and results, each counted once: what must cross the memory bus when no cache helps. */
+  bytes: number;
   kind: Kind;
   inputs: () => Tensor[];
   /** Issues the operation; what it returns is disposed. */
@@ -47,6 +49,7 @@ function gemm(sizes: readonly number[]): Case[] {
       kernel: `gemm f32 ${layout}`,
       shape: `${n}x${n}x${n}`,
       operations: 2 * n ** 3,
+      bytes: 12 * n * n,
       kind: 'f32',
       inputs: () => [randn([n, n]), randn([n, n])],
       run: (a, b) => {
@@ -63,6 +66,7 @@ function gemm(sizes: readonly number[]): Case[] {
       kernel: 'gemm bf16 nn',
       shape: `${n}x${n}x${n}`,
       operations: 2 * n ** 3,
+      bytes: 12 * n * n,
       kind: 'bf16',
       inputs: () => [randn([n, n]), randn([n, n])],
       run: (a, b) => autocast('bfloat16', () => matmul(a!, b!)),
@@ -78,6 +82,7 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
     kernel: `linear ${weight}`,
     shape: `${m}x${n}x${k}`,
     operations: 2 * m * n * k,
+    bytes: 4 * (m * k + m * n) + { f32: 4, bf16: 2, w8a8: 1, w8a16: 1 }[weight] * n * k,
     kind: weight === 'w8a8' ? 'i8' : weight === 'bf16' ? 'bf16' : 'f32',
     inputs: () =>
       tidy(() => {
@@ -104,6 +109,7 @@ function int8(sizes: readonly number[]): Case[] {
       kernel: 'matmulI8 (int32 out)',
       shape: `${n}x${n}x${n}`,
       operations: 2 * n ** 3,
+      bytes: 6 * n * n,
       kind: 'i8',
       inputs: () =>
         tidy(() => [
@@ -139,6 +145,7 @@ function attentionCase(
     shape: `b${b}h${h}t${t}d${d}`,
     // Q Kᵀ and P V (five products instead of two on the way back); causal counts the half that is needed
     operations: ((2 * 2 * b * h * tq * t * d) / (causal && tq > 1 ? 2 : 1)) * (back ? 2.5 : 1),
+    bytes: 4 * b * h * d * (2 * tq + 2 * t) * (back ? 2 : 1),
     kind: 'f32',
     inputs: () => {
       const [q, k, v] = [tq, t, t].map((n) => randn([b, h, n, d])) as [Tensor, Tensor, Tensor];
@@ -161,11 +168,12 @@ function attentionCase(
 
 /** What the fused kernel replaces: all scores written down, three operations. */
 function unfused(t: number): Case {
-  const { shape, operations, kind, inputs } = attentionCase(t, { causal: false });
+  const { shape, operations, bytes, kind, inputs } = attentionCase(t, { causal: false });
   return {
     kernel: 'attention f32 full, unfused',
     shape,
     operations,
+    bytes,
     kind,
     inputs,
     run: (q, k, v) =>
@@ -210,6 +218,7 @@ function rowsCase(
     kernel: op,
     shape: `${rows}x${columns}`,
     operations: 4 * passes * rows * columns,
+    bytes: 4 * passes * rows * columns,
     kind: 'bytes',
     inputs,
     run,

@@ -30,6 +30,8 @@ export interface BenchRow {
   /** 10^9 operations (a multiply-add is two) or, for kernels bound by memory, bytes per second at the median. */
   gflops: number;
   unit: 'GFLOP/s' | 'GOP/s' | 'GB/s';
+  /** Operations per byte of operands and results; null for kernels counted in bytes. */
+  intensity: number | null;
   /** Share of the measured peak of this kind of arithmetic, in [0, 1]; null where there is none. */
   ofPeak: number | null;
   /** Median time of each peer, and how many times as long as ours that is. */
@@ -124,6 +126,7 @@ async function measure(
       p90: at(sorted, 0.9),
       gflops,
       unit: c.kind === 'bytes' ? 'GB/s' : c.kind === 'i8' ? 'GOP/s' : 'GFLOP/s',
+      intensity: c.kind === 'bytes' ? null : c.operations / c.bytes,
       ofPeak: top === null ? null : gflops / top,
       peers: Object.fromEntries(
         rivals.map((r) => {

@@ -1,13 +1,33 @@
 // A benchmark run as one page: every row with its share of the peak, and ratios to peers.
 import type { BenchResult, BenchRow } from '../bench/kernels.js';
 import { page, table } from './page.js';
-import { barChart, escape } from './svg.js';
+import { barChart, escape, lineChart } from './svg.js';
 
 const percent = (share: number | null): string =>
   share === null ? '' : `${(100 * share).toFixed(1)} %`;
 
-/** Bars of the roofline: what each kernel reaches of the arithmetic that this machine was measured to have. */
-function roofline(rows: readonly BenchRow[]): string {
+/** Rates over arithmetic intensity, under what memory and arithmetic of this machine were measured to allow (Williams et al. 2009). */
+function roofline({ rows, peak }: BenchResult): string {
+  const shown = rows.filter((r) => r.intensity !== null);
+  if (shown.length === 0) return '';
+  const range = Array.from({ length: 25 }, (_, i) => 10 ** (-1 + i / 6));
+  const roof = (top: number): [number, number][] =>
+    range.map((x) => [x, Math.min(top, peak.readGBs * x)]);
+  const dots = (unit: BenchRow['unit']): [number, number][] =>
+    shown.filter((r) => r.unit === unit).map((r) => [r.intensity!, r.gflops]);
+  return lineChart(
+    'Roofline: above the slope, operands came from a cache',
+    [
+      { name: 'float32 roof', points: roof(peak.f32) },
+      ...(peak.i8 === null ? [] : [{ name: 'int8 roof', points: roof(peak.i8) }]),
+      { name: 'float kernels', points: dots('GFLOP/s'), scatter: true },
+      { name: 'int8 kernels', points: dots('GOP/s'), scatter: true },
+    ],
+    { x: 'operations per byte', y: '10⁹ operations per second', logX: true, logY: true },
+  );
+}
+
+function shares(rows: readonly BenchRow[]): string {
   const shown = rows.filter((r) => r.ofPeak !== null);
   if (shown.length === 0) return '';
   return barChart(
@@ -48,7 +68,8 @@ export function benchReport(results: ReadonlyMap<string, BenchResult>, command: 
     return (
       `<h2>${escape(name)}</h2><p>${r.machine.threads} threads, ${escape(r.machine.isa)}; measured peak: float32 ${f32.toFixed(0)} GFLOP/s, ` +
       `int8 ${i8 === null ? 'none' : `${i8.toFixed(0)} GOP/s`}, reading ${readGBs.toFixed(1)} GB/s. ${escape(peers.join('; '))}</p>` +
-      roofline(r.rows) +
+      roofline(r) +
+      shares(r.rows) +
       names.map((p) => ratios(r.rows, p)).join('') +
       table(
         [

@@ -29,13 +29,17 @@ export interface Bar {
 
 /** Horizontal bars from 0, one line each. */
 export function barChart(title: string, bars: readonly Bar[], unit: string = ''): string {
-  const left = 190;
-  const width = 680;
+  // about 7.4 pixels a character: labels to the left, value and note behind the longest bar
+  const longest = (texts: readonly string[]): number =>
+    7.4 * Math.max(0, ...texts.map((t) => t.length));
+  const left = Math.max(190, longest(bars.map((b) => b.label)) + 16);
+  const right = Math.max(150, longest(bars.map((b) => `${b.note ?? ''} ${unit}`)) + 60);
+  const width = left + 340 + right;
   const row = 26;
   const top = Math.max(...bars.map((b) => (Number.isFinite(b.value) ? b.value : 0)), 1e-12);
   const lines = bars.map((bar, i) => {
     const y = 34 + i * row;
-    const length = (Math.max(0, bar.value) / top) * (width - left - 150);
+    const length = (Math.max(0, bar.value) / top) * 340;
     return (
       `<text x="${left - 8}" y="${y + 14}" text-anchor="end">${escape(bar.label)}</text>` +
       `<rect x="${left}" y="${y}" width="${length.toFixed(1)}" height="${row - 8}" rx="2" fill="${colours[(bar.group ?? 0) % colours.length]}"/>` +
@@ -48,6 +52,8 @@ export function barChart(title: string, bars: readonly Bar[], unit: string = '')
 export interface Series {
   name: string;
   points: readonly (readonly [x: number, y: number])[];
+  /** Dots without a line. */
+  scatter?: boolean;
 }
 
 /** Lines over a common x axis; axes may be logarithmic. */
@@ -79,7 +85,14 @@ export function lineChart(
     const y = height - box.bottom - f * (height - box.top - box.bottom);
     return `<line x1="${box.left}" x2="${width - box.right}" y1="${y}" y2="${y}" stroke="#ddd"/><text x="${box.left - 6}" y="${y + 4}" text-anchor="end">${compact(shown)}</text>`;
   });
-  const xTicks = [...new Set(points.map(([x]) => x))].toSorted((a, b) => a - b);
+  const decades = Array.from(
+    { length: Math.max(0, Math.floor(x1) - Math.ceil(x0) + 1) },
+    (_, i) => 10 ** (Math.ceil(x0) + i),
+  );
+  const xTicks =
+    options.logX && decades.length > 2
+      ? decades
+      : [...new Set(points.map(([x]) => x))].toSorted((a, b) => a - b);
   const shownX =
     xTicks.length <= 8 ? xTicks : xTicks.filter((_, i) => i % Math.ceil(xTicks.length / 8) === 0);
   const xLabels = shownX.map(
@@ -96,6 +109,7 @@ export function lineChart(
           `<circle cx="${px(x).toFixed(1)}" cy="${py(y).toFixed(1)}" r="2.5" fill="${colours[i % colours.length]}"/>`,
       )
       .join('');
+    if (s.scatter) return dots;
     return `<path d="${path}" fill="none" stroke="${colours[i % colours.length]}" stroke-width="2"/>${s.points.length <= 40 ? dots : ''}`;
   });
   const legend = series.map(
