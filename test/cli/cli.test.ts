@@ -267,6 +267,9 @@ describe('bench', () => {
     writeFileSync(file, '[]x');
     expect(roots(...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
     expect(roots(...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);
+    const lost = roots(...small, '--html', join(work, 'none', 'x.html'));
+    expect([lost.status, lost.out]).toEqual([1, '']);
+    expect(lost.err).toMatch(/--html .* is no folder; make it first/);
     const compared = json(...small, '--compare', 'baseline') as unknown as BenchResult;
     expect(compared.rows.map((r) => r.isa)).toContain('baseline');
     expect(compared.rows.filter((r) => r.kernel.endsWith('[baseline]')).length).toBe(5);

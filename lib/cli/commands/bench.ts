@@ -1,9 +1,11 @@
 // roots bench SUITE|all
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { bench, benchNames, suites } from '../../bench/kernels.js';
 import type { BenchName, BenchResult, BenchRow } from '../../bench/kernels.js';
 import { benchAtLevel, peerNames } from '../../bench/peers.js';
 import type { PeerName } from '../../bench/peers.js';
+import { replaceFile } from '../../io/checkpoint.js';
 import { benchReport } from '../../report/bench.js';
 import { FileError } from '../../tensor/errors.js';
 import { UsageError, choice, defined, integerOption, printJson, textOption } from '../command.js';
@@ -90,6 +92,16 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     const compared = (textOption(values, 'compare')?.split(',') ?? []).map((l) =>
       choice('compare', l, levels),
     );
+    // a run of minutes must not end in a page that cannot be written
+    const html = textOption(values, 'html');
+    if (
+      html !== undefined &&
+      !(await stat(dirname(resolve(html))).catch(() => null))?.isDirectory()
+    )
+      throw new FileError(
+        'ERR_FILE_NOT_FOUND',
+        `--html ${html}: ${dirname(resolve(html))} is no folder; make it first`,
+      );
     const results = new Map<string, BenchResult>();
     const threads = integerOption(values, 'threads');
     let slower = 0;
@@ -133,9 +145,11 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
         );
       }
     }
-    const html = textOption(values, 'html');
     if (html !== undefined)
-      await writeFile(html, benchReport(results, `roots bench ${process.argv.slice(3).join(' ')}`));
+      await replaceFile(
+        html,
+        benchReport(results, `roots bench ${process.argv.slice(3).join(' ')}`),
+      );
     if (values['json'])
       printJson(name === 'all' ? Object.fromEntries(results) : results.get(name!));
     if (slower > 0) {

@@ -311,11 +311,10 @@ ROOTS_INLINE void backward_row(const Operands<T>& x, T* s, T* ds, int64_t padded
 // Adds the gradients of queries [i0, i0 + rows) of one head to m.dk and m.dv, and writes theirs.
 template <class T>
 void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out, const Tensor& lse,
-                    const Tensor& dq, const OptionalTensor& dmask, int64_t b, int64_t g, int64_t h,
-                    int64_t i0, int64_t rows, const BackwardBuffers<T>& m) {
+                    const Tensor& dq, const OptionalTensor& dmask, int64_t b, int64_t h, int64_t i0,
+                    int64_t rows, const BackwardBuffers<T>& m) {
   using V = Vec<T>;
   constexpr int64_t C = kTileColumns<T>, W = V::kWidth;
-  (void)g;
   const Problem& p = x.p;
   const int64_t d = whole_tiles<T>(p.D), dv = whole_tiles<T>(p.Dv);
   const int64_t per_query = packed_queries<T>(p.D), per_gradient = packed_queries<T>(p.Dv);
@@ -415,7 +414,7 @@ Status backward_tiles(const Context& context, const Operands<T>& x, const Tensor
     for (int64_t i = 0; i < p.Tk * v; i += V::kWidth) V().store(m.dv + i);
     for (int64_t h = g * group; h < (g + 1) * group; ++h)
       for (int64_t i0 = 0; i0 < p.Tq; i0 += kQueries)
-        backward_block(x, dout, out, lse, dq, dmask, b, g, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries,
+        backward_block(x, dout, out, lse, dq, dmask, b, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries,
                        m);
     for (int64_t j = 0; j < p.Tk; ++j) {
       for (int64_t i = 0; i < p.D; i += V::kWidth)
