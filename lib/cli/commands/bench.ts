@@ -6,6 +6,7 @@ import type { BenchName, BenchResult, BenchRow } from '../../bench/kernels.js';
 import { benchAtLevel, peerNames } from '../../bench/peers.js';
 import type { PeerName } from '../../bench/peers.js';
 import { replaceFile } from '../../io/checkpoint.js';
+import { getThreads } from '../../native/device.js';
 import { benchReport } from '../../report/bench.js';
 import { FileError } from '../../tensor/errors.js';
 import { UsageError, choice, defined, integerOption, printJson, textOption } from '../command.js';
@@ -106,21 +107,15 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     const threads = integerOption(values, 'threads');
     let slower = 0;
     for (const suite of name === 'all' ? benchNames : [name as BenchName]) {
-      const shown = (row: BenchRow, count: number): void => {
-        const before = baseline.get(key(row, count));
-        if (before !== undefined && row.ms > before * tolerance) slower++;
-        if (!values['json']) process.stdout.write(line(row, before));
-      };
-      const rows: BenchRow[] = [];
       const result = await bench(suite, {
         ...defined({ sizes: list, threads }),
         peers: peerList(textOption(values, 'peers')),
         onRow: (row) => {
-          rows.push(row);
-          if (baseline.size === 0) shown(row, 0);
+          const before = baseline.get(key(row, threads ?? getThreads()));
+          if (before !== undefined && row.ms > before * tolerance) slower++;
+          if (!values['json']) process.stdout.write(line(row, before));
         },
       });
-      if (baseline.size > 0) for (const row of rows) shown(row, result.machine.threads);
       for (const isa of compared) {
         const other = await benchAtLevel(isa, suite, [
           ...(list ? ['--sizes', list.join(',')] : []),

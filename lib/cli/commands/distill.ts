@@ -4,7 +4,7 @@ import { divergence } from '../../eval/divergence.js';
 import { LanguageModel } from '../../language_model.js';
 import { trainLanguageModel } from '../../train/language_model.js';
 import { OptionError } from '../../tensor/errors.js';
-import { defined, integerOption, numberOption, textOption } from '../command.js';
+import { choiceOption, defined, integerOption, numberOption } from '../command.js';
 import type { Command } from '../command.js';
 import {
   finish,
@@ -56,7 +56,7 @@ Teacher and student are model folders with one vocabulary. To heal a pruned mode
         reverse: values['reverse-kl'] === true ? true : undefined,
         alpha: numberOption(values, 'alpha'),
         hidden: numberOption(values, 'hidden'),
-        hiddenKind: textOption(values, 'hidden-kind') as 'mse' | 'cosine' | undefined,
+        hiddenKind: choiceOption(values, 'hidden-kind', ['mse', 'cosine']),
         relations: numberOption(values, 'relations'),
         relationHeads: integerOption(values, 'relation-heads'),
         squareHead: numberOption(values, 'square-head'),
