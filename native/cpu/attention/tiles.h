@@ -19,7 +19,8 @@ constexpr int64_t kQueryTiles = 4, kQueries = kQueryTiles * kTileRows;
 constexpr int64_t kLeastMultiplyAdds = int64_t{1} << 19;
 
 // C (Rows x kTileColumns) = or += A B. A: row i, depth k at a[i * RowStride + k * DepthStride]; B: rows of
-// kTileColumns, ldb apart. Nothing is partial: buffers are padded.
+// kTileColumns, ldb apart. Nothing is partial: buffers are padded. The GEMM's tile() would do the same with
+// strides in registers; known to the compiler they are worth 5 % at 64 keys and heads of 32 (measured).
 template <class T, int Rows, int64_t RowStride, int64_t DepthStride>
 void block_tile_rows(int64_t depth, const T* __restrict a, const T* __restrict b, int64_t ldb,
                      T* __restrict c, int64_t ldc, bool first) {
