@@ -111,6 +111,13 @@ function accumulate(leaf: Tensor, gradient: Tensor): void {
   gradient.dispose();
 }
 
+function denseSum(node: Node, name: string): Tensor | null {
+  const edge = node.edges.find((e) => e.name === name);
+  if (!edge || !('leaf' in edge) || edge.leaf.isDisposed) return null;
+  const { grad } = edge.leaf;
+  return grad?.isContiguous ? grad : null;
+}
+
 function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
   const dy = pending.get(node);
   if (!dy) return;
@@ -124,7 +131,10 @@ function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
     );
   }
   const gradients = tidy(() => {
-    const result = node.backward(dy, saved);
+    const result = node.backward(dy, saved, {
+      last: !retain,
+      sumOf: (name) => denseSum(node, name),
+    });
     // dy or a saved tensor may be returned as it is, even twice: give each edge a handle of its own
     return node.edges.map((edge) => result[edge.name]?.detach() ?? null);
   });
@@ -168,4 +178,20 @@ export function unbroadcast(dy: Tensor, shape: readonly number[]): Tensor {
   );
   kernels.reduce_sum(view, out);
   return out.view(shape, contiguousStrides(shape), 0);
+}
+
+/**
+ * A gradient that the forward already made, times dy, a scalar: in place the last time anyone asks, since that of an output head is
+ * as large as the head.
+ */
+export function timesUpstream(gradient: Tensor, dy: Tensor, last: boolean): Tensor {
+  const { shape } = gradient;
+  const factor = dy.view(
+    shape,
+    shape.map(() => 0),
+    dy.offset,
+  );
+  const out = last ? gradient : emptyLike(gradient);
+  kernels.mul(gradient, factor, out);
+  return out;
 }

@@ -3,7 +3,15 @@
 import type { GradNode, Tensor } from '../tensor/tensor.js';
 
 export type Saved = Record<string, Tensor | null>;
-export type Backward = (dy: Tensor, saved: Saved) => Record<string, Tensor | null>;
+/** What a backward function may know of the walk it is part of. */
+export interface Walk {
+  /** Nobody will ask again, so saved results that are nobody else's may be overwritten. */
+  readonly last: boolean;
+  /** The dense `grad` that the leaf `name` has by now, if any: a sparse gradient adds to it in place and returns null. */
+  sumOf(name: string): Tensor | null;
+}
+
+export type Backward = (dy: Tensor, saved: Saved, walk: Walk) => Record<string, Tensor | null>;
 
 /** Where the gradient of one input goes: another node, or a leaf tensor. */
 export type Edge =

@@ -3,7 +3,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { untracked } from '../tensor/scope.js';
 import { isGradEnabled } from './modes.js';
 import { Node } from './node.js';
-import type { Edge } from './node.js';
+import type { Edge, Walk } from './node.js';
 
 type SavedInputs = Record<string, Tensor | null>;
 type Gradients<I> = { [K in keyof I]: Tensor | null };
@@ -18,7 +18,7 @@ export function record<I extends Record<string, Tensor | null>, S extends SavedI
   out: Tensor,
   inputs: I,
   saved: S,
-  backward: (dy: Tensor, saved: S) => Gradients<I>,
+  backward: (dy: Tensor, saved: S, walk: Walk) => Gradients<I>,
 ): Tensor {
   let needed = false;
   for (const name in inputs) needed ||= inputs[name]?.requiresGrad === true;

@@ -75,7 +75,13 @@ export function embedding(
     const out = empty([...ids.shape, weight.shape[1]!], weight.dtype);
     kernels.embedding_forward(flat, table, out);
     const { shape, dtype } = weight;
-    return record(out, { weight }, { ids: flat }, (dy, s) => {
+    return record(out, { weight }, { ids: flat }, (dy, s, { sumOf }) => {
+      // the table of a tied head has the head's gradient by now: a few rows more, and no second table
+      const sum = paddingIdx === undefined && !isHalf(dy.dtype) ? sumOf('weight') : null;
+      if (sum) {
+        kernels.embedding_backward(contiguous(dy), s.ids, sum);
+        return { weight: null };
+      }
       const dweight = scatterRows(computable(dy), s.ids, shape);
       if (paddingIdx !== undefined)
         kernels.fill(dweight.view([shape[1]!], [1], paddingIdx * shape[1]!), 0);

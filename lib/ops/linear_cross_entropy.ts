@@ -1,5 +1,6 @@
 // The output head and its loss in one operation: logits exist for a few rows at a time only. With gradients wanted they are
 // computed right there, while the logits are at hand (as in Liger Kernel, arXiv 2410.10989, section 3.2).
+import { timesUpstream } from '../autograd/backward.js';
 import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, full } from '../tensor/create.js';
@@ -11,7 +12,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
 import { productKernels } from './compute_dtype.js';
-import { div, maximum, mul, notEqual } from './elementwise.js';
+import { div, maximum, notEqual } from './elementwise.js';
 import { sum } from './reduce.js';
 import { reshape, transpose } from './view.js';
 
@@ -100,9 +101,9 @@ export function linearCrossEntropy(
       matmul(transpose(ys), xs, dw!, from === 0 ? 0 : 1);
     }
     const loss = div(sum(losses), counted);
-    return record(loss, { x, weight }, { dx, dw }, (dy, s) => ({
-      x: reshape(mul(s.dx!, dy), [...lead, width]),
-      weight: mul(s.dw!, dy),
+    return record(loss, { x, weight }, { dx, dw }, (dy, s, { last }) => ({
+      x: reshape(timesUpstream(s.dx!, dy, last), [...lead, width]),
+      weight: timesUpstream(s.dw!, dy, last),
     }));
   });
 }

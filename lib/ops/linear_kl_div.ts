@@ -1,5 +1,6 @@
 // Distillation through the output head without ever holding all logits: the student's head and the divergence from the teacher in one
 // operation, a few rows at a time, gradients computed while the logits are at hand.
+import { timesUpstream } from '../autograd/backward.js';
 import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
@@ -97,9 +98,9 @@ export function linearKlDiv(
       });
     }
     const loss = mul(sum(losses), (temperature * temperature) / rows);
-    return record(loss, { x, weight }, { dx, dw }, (dy, g) => ({
-      x: reshape(mul(g.dx!, dy), [...lead, width]),
-      weight: mul(g.dw!, dy),
+    return record(loss, { x, weight }, { dx, dw }, (dy, g, { last }) => ({
+      x: reshape(timesUpstream(g.dx!, dy, last), [...lead, width]),
+      weight: timesUpstream(g.dw!, dy, last),
     }));
   });
 }

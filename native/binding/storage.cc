@@ -49,10 +49,10 @@ std::string megabytes(int64_t bytes) {
 // A block whose last users are queued already, for kernels that will be queued behind them; nullptr when
 // there is none of this size.
 Storage* adopt_parked(Environment* environment, int64_t bytes) {
-  const auto found = environment->parked.find(size_class(static_cast<size_t>(bytes)));
-  if (found == environment->parked.end() || found->second.empty()) return nullptr;
+  const auto found = fitting_class(environment->parked, size_class(static_cast<size_t>(bytes)));
+  if (found == environment->parked.end()) return nullptr;
   Allocator* allocator = devices()[0].allocator;
-  if (!allocator->unpark(static_cast<size_t>(bytes))) return nullptr;
+  if (!allocator->unpark(static_cast<size_t>(bytes), found->first)) return nullptr;
   Block* block = found->second.back();
   found->second.pop_back();
   Storage* storage = Storage::adopt(allocator, block, static_cast<size_t>(bytes));
@@ -146,8 +146,8 @@ napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   auto* handle = static_cast<StorageHandle*>(data);
   Storage* storage = handle->storage;
   if (storage && storage->waits_for_tasks_only()) {
-    devices()[0].allocator->park(storage->bytes());
     Block* block = storage->surrender();
+    devices()[0].allocator->park(storage->bytes(), block->rounded());
     static_cast<Environment*>(environment)->parked[block->rounded()].push_back(block);
   }
   drop(env, handle);

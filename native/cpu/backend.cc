@@ -6,6 +6,7 @@
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 #include "cpu/features.h"
@@ -27,18 +28,47 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 const char* g_error = "";
 
-Status allocate(size_t bytes, void** out) {
-  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
-  void* p = nullptr;
-  if (posix_memalign(&p, alignment, bytes > 0 ? bytes : 1) != 0) return "out of memory";
 #if defined(__linux__)
-  if (bytes >= kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // a hint: without it pages are just smaller
+size_t whole_pages(size_t bytes) {
+  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
 #endif
-  *out = p;
+
+#if defined(__linux__)
+// Large blocks are mappings of their own, so that releasing one gives its pages back at once: malloc keeps
+// blocks of up to 32 MiB in its heap. Aligned to huge pages by trimming a longer mapping.
+Status map_pages(size_t bytes, void** out) {
+  const size_t length = bytes + kHugePage;
+  void* mapped = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return "out of memory";
+  const auto address = reinterpret_cast<uintptr_t>(mapped);
+  const uintptr_t start = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = start + whole_pages(bytes);
+  if (start > address) munmap(mapped, start - address);
+  if (address + length > end) munmap(reinterpret_cast<void*>(end), address + length - end);
+  *out = reinterpret_cast<void*>(start);
+  madvise(*out, bytes, MADV_HUGEPAGE);  // a hint: without it pages are just smaller
   return nullptr;
 }
+#endif
 
-void release(void* data, size_t) { free(data); }
+Status allocate(size_t bytes, void** out) {
+#if defined(__linux__)
+  if (bytes >= kHugePage) return map_pages(bytes, out);
+#endif
+  return posix_memalign(out, 64, bytes > 0 ? bytes : 1) == 0 ? nullptr : "out of memory";
+}
+
+void release(void* data, size_t bytes) {
+#if defined(__linux__)
+  if (bytes >= kHugePage) {
+    munmap(data, whole_pages(bytes));
+    return;
+  }
+#endif
+  free(data);
+}
 
 Status copy(void* destination, const void* source, size_t bytes, CopyKind) {
   memcpy(destination, source, bytes);

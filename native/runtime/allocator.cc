@@ -25,19 +25,21 @@ size_t size_class(size_t bytes) {
 
 Allocator::Allocator(const Backend* backend) : backend_(backend) { stats_.limit_bytes = default_limit(); }
 
-void* Allocator::allocate(size_t bytes) {
+void* Allocator::allocate(size_t bytes, size_t* rounded_out) {
   const std::lock_guard lock(mutex_);
   if (bytes > static_cast<size_t>(stats_.limit_bytes - stats_.live_bytes)) return nullptr;
-  const size_t rounded = size_class(bytes);
+  size_t rounded = size_class(bytes);
   void* data = nullptr;
-  auto found = free_.find(rounded);
-  if (found != free_.end() && !found->second.empty()) {
+  const auto found = fitting_class(free_, rounded);
+  if (found != free_.end()) {
+    rounded = found->first;
     data = found->second.back();
     found->second.pop_back();
     stats_.cached_bytes -= static_cast<int64_t>(rounded);
   } else {
     if (stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) > stats_.limit_bytes)
       drop_cache_locked();
+    make_room_locked(rounded);
     if (backend_->allocate(rounded, &data) != nullptr) {
       drop_cache_locked();
       if (backend_->allocate(rounded, &data) != nullptr) return nullptr;
@@ -46,6 +48,7 @@ void* Allocator::allocate(size_t bytes) {
   ++stats_.live_blocks;
   stats_.live_bytes += static_cast<int64_t>(bytes);
   if (stats_.live_bytes > stats_.peak_bytes) stats_.peak_bytes = stats_.live_bytes;
+  *rounded_out = rounded;
   return data;
 }
 
@@ -77,23 +80,34 @@ bool Allocator::may_keep(size_t rounded) const {
   return stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) <= keep;
 }
 
-void Allocator::park(size_t bytes) {
-  const std::lock_guard lock(mutex_);
-  const auto rounded = static_cast<int64_t>(size_class(bytes));
-  --stats_.live_blocks;
-  stats_.live_bytes -= static_cast<int64_t>(bytes);
-  stats_.cached_bytes += rounded;
-  parked_bytes_ += rounded;
+void Allocator::make_room_locked(size_t rounded) {
+  if (rounded < kLargeBlock) return;
+  for (auto entry = free_.begin(); entry != free_.end() && !may_keep(rounded); ++entry) {
+    auto& [size, blocks] = *entry;
+    if (size < kLargeBlock) continue;
+    while (!blocks.empty() && !may_keep(rounded)) {
+      backend_->release(blocks.back(), size);
+      blocks.pop_back();
+      stats_.cached_bytes -= static_cast<int64_t>(size);
+    }
+  }
 }
 
-bool Allocator::unpark(size_t bytes) {
+void Allocator::park(size_t bytes, size_t rounded) {
+  const std::lock_guard lock(mutex_);
+  --stats_.live_blocks;
+  stats_.live_bytes -= static_cast<int64_t>(bytes);
+  stats_.cached_bytes += static_cast<int64_t>(rounded);
+  parked_bytes_ += static_cast<int64_t>(rounded);
+}
+
+bool Allocator::unpark(size_t bytes, size_t rounded) {
   const std::lock_guard lock(mutex_);
   if (bytes > static_cast<size_t>(stats_.limit_bytes - stats_.live_bytes)) return false;
-  const auto rounded = static_cast<int64_t>(size_class(bytes));
   ++stats_.live_blocks;
   stats_.live_bytes += static_cast<int64_t>(bytes);
-  stats_.cached_bytes -= rounded;
-  parked_bytes_ -= rounded;
+  stats_.cached_bytes -= static_cast<int64_t>(rounded);
+  parked_bytes_ -= static_cast<int64_t>(rounded);
   if (stats_.live_bytes > stats_.peak_bytes) stats_.peak_bytes = stats_.live_bytes;
   return true;
 }

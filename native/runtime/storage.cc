@@ -11,14 +11,15 @@ void Block::release(Allocator* allocator) {
 }
 
 Storage* Storage::create(Allocator* allocator, size_t bytes) {
-  void* data = allocator->allocate(bytes);
+  size_t rounded;
+  void* data = allocator->allocate(bytes, &rounded);
   if (!data) return nullptr;
-  Block* block = new (std::nothrow) Block(data, size_class(bytes));
+  Block* block = new (std::nothrow) Block(data, rounded);
   Storage* storage = block ? new (std::nothrow) Storage(allocator, block, bytes) : nullptr;
   if (!storage) {
     delete block;
     allocator->count_out(bytes);
-    allocator->recycle(data, size_class(bytes));
+    allocator->recycle(data, rounded);
   }
   return storage;
 }

@@ -34,18 +34,39 @@ void allocator() {
   }
   roots::Allocator a(roots::devices()[0].backend);
   a.set_limit(1 << 20);
-  void* p = a.allocate(1000);
+  size_t rounded = 0;
+  void* p = a.allocate(1000, &rounded);
+  EXPECT(rounded == size_class(1000));
   EXPECT(p && a.stats().live_bytes == 1000 && a.stats().live_blocks == 1);
-  EXPECT(a.allocate(size_t{1} << 20) == nullptr);
-  EXPECT(a.allocate(SIZE_MAX) == nullptr && a.allocate(SIZE_MAX / 2) == nullptr);
+  EXPECT(a.allocate(size_t{1} << 20, &rounded) == nullptr);
+  EXPECT(a.allocate(SIZE_MAX, &rounded) == nullptr && a.allocate(SIZE_MAX / 2, &rounded) == nullptr);
   a.count_out(1000);
   a.recycle(p, size_class(1000));
   EXPECT(a.stats().live_bytes == 0 && a.stats().cached_bytes == 1024);
-  EXPECT(a.allocate(1001) == p);  // the same class, from the cache
+  EXPECT(a.allocate(1001, &rounded) == p);  // the same class, from the cache
   a.count_out(1001);
   a.recycle(p, size_class(1001));
   a.drop_cache();
   EXPECT(a.stats().cached_bytes == 0 && a.stats().peak_bytes == 1001);
+
+  // Large blocks: a cached one of up to 3/8 more is taken; beyond that, it goes back rather than stay beside
+  // a new one.
+  constexpr size_t kMega = size_t{1} << 20;
+  a.set_limit(int64_t{1} << 40);
+  void* big = a.allocate(384 * kMega, &rounded);
+  EXPECT(big && rounded == size_class(384 * kMega));
+  a.count_out(384 * kMega);
+  a.recycle(big, rounded);
+  EXPECT(a.stats().cached_bytes == static_cast<int64_t>(rounded));
+  void* reused = a.allocate(300 * kMega, &rounded);
+  EXPECT(reused == big && rounded == size_class(384 * kMega) && a.stats().cached_bytes == 0);
+  a.count_out(300 * kMega);
+  a.recycle(reused, rounded);
+  void* other = a.allocate(100 * kMega, &rounded);
+  EXPECT(other && rounded == size_class(100 * kMega) && a.stats().cached_bytes == 0);
+  a.count_out(100 * kMega);
+  a.recycle(other, rounded);
+  a.drop_cache();
 }
 
 void pool() {

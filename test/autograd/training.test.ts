@@ -1,5 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import {
+  add,
+  embedding,
+  mul,
   Generator,
   GPT2LMHeadModel,
   LlamaForCausalLM,
@@ -84,6 +87,26 @@ describe('linearCrossEntropy', () => {
     expectClose([await a.item()], [await b.item()], { rtol: 1e-6, atol: 0 }, 'loss');
     expectClose(dx, await numbers(x.grad!), { rtol: 1e-5, atol: 1e-7 }, 'dx');
     expectClose(dw, await numbers(w.grad!), { rtol: 1e-5, atol: 1e-7 }, 'dw');
+  });
+  it('gives the same gradients when backward runs again, and with a table that is also the embedding', async () => {
+    const [w, t] = [rand([7, 8]).setRequiresGrad(), tensor([1, 2, 3, 0, 5], { dtype: 'int32' })];
+    const rows = tensor([6, 2, 2, 0, 1], { dtype: 'int32' });
+    const loss = mul(linearCrossEntropy(embedding(rows, w), w, t), 3);
+    loss.backward(undefined, { retainGraph: true });
+    const once = [...(await numbers(w.grad!))];
+    loss.backward();
+    const twice = await numbers(w.grad!);
+    expectClose(
+      twice,
+      once.map((g) => 2 * g),
+      { rtol: 1e-5, atol: 1e-6 },
+      'twice',
+    );
+    // the two roles of the table as two tensors
+    const [table, head] = [w.detach().setRequiresGrad(), w.detach().setRequiresGrad()];
+    mul(linearCrossEntropy(embedding(rows, table), head, t), 3).backward();
+    const apart = await numbers(add(table.grad!, head.grad!));
+    expectClose(once, apart, { rtol: 1e-5, atol: 1e-6 }, 'two roles');
   });
   it('is NaN when nothing counts, and names wrong shapes', async () => {
     const [x, w] = [rand([2, 3]), rand([4, 3])];
