@@ -24,7 +24,19 @@ export { LstmForCausalLM } from './models/lstm.js';
 export { SequenceClassifier } from './models/sequence_classification.js';
 export { LlamaForCausalLM } from './models/llama.js';
 export { enableGrad, isGradEnabled, noGrad } from './autograd/modes.js';
-export * from './native/device.js';
+export {
+  devices,
+  getThreads,
+  memory,
+  releaseCachedMemory,
+  resetPeakMemory,
+  setMemoryLimit,
+  setThreads,
+  synchronize,
+} from './native/device.js';
+export type { Device, DeviceInfo, MemoryInfo } from './native/device.js';
+export { defaultDevice, setDefaultDevice } from './tensor/device.js';
+export type { DeviceOption } from './tensor/device.js';
 export { NativeLoadError } from './native/load.js';
 export * from './ops/index.js';
 export { arange, full, ones, tensor, zeros } from './tensor/create.js';

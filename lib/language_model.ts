@@ -25,14 +25,9 @@ import { Embedding } from './nn/embedding.js';
 import { Linear } from './nn/linear.js';
 import { SequenceClassifier, baseArchitecture } from './models/sequence_classification.js';
 import * as check from './ops/check.js';
-import {
-  ConfigError,
-  DataError,
-  DeviceError,
-  FileError,
-  OptionError,
-  RootsError,
-} from './tensor/errors.js';
+import { ConfigError, DataError, FileError, OptionError, RootsError } from './tensor/errors.js';
+import { resolveDevice } from './tensor/device.js';
+import type { DeviceOption } from './tensor/device.js';
 import { Generator } from './tensor/random.js';
 import { classify, finetuneClassifier, labelSet } from './train/classify.js';
 import type { FinetuneOptions, Label } from './train/classify.js';
@@ -40,7 +35,8 @@ import type { TrainResult } from './train/trainer.js';
 import { Tokenizer } from './text/tokenizer.js';
 
 export interface LoadOptions {
-  device?: 'cpu' | 'auto';
+  /** Where the weights go: 'cpu' (the default), 'cuda', or 'auto', the GPU where there is one. */
+  device?: DeviceOption;
   /** The element type of the weights in memory. Only float32 so far: 16-bit checkpoints are widened. */
   /** bfloat16: matrices and the token table are stored so, for inference: half the memory to read; the rest stays float32. */
   dtype?: 'float32' | 'bfloat16';
@@ -120,11 +116,8 @@ export class LanguageModel {
   /** Loads a model folder in the Hugging Face layout (config.json, safetensors, tokenizer.json). */
   static async fromPretrained(folder: string, options: LoadOptions = {}): Promise<LanguageModel> {
     check.knownOptions('fromPretrained', options, ['device', 'dtype']);
-    const { device = 'auto', dtype = 'float32' } = options;
-    if (device !== 'cpu' && device !== 'auto')
-      throw new DeviceError(
-        `fromPretrained: device ${JSON.stringify(device)} is not available; devices() lists those that are`,
-      );
+    const { dtype = 'float32' } = options;
+    const device = resolveDevice('fromPretrained', options.device ?? 'cpu');
     check.oneOf('fromPretrained', 'dtype', dtype, ['float32', 'bfloat16']);
     if (typeof folder !== 'string' || folder === '')
       throw new TypeError('fromPretrained: expected the path of a model folder');
@@ -142,6 +135,7 @@ export class LanguageModel {
     if (dtype === 'bfloat16')
       for (const [, part] of model.namedModules())
         if (part instanceof Linear || part instanceof Embedding) part.storeBfloat16();
+    if (device !== 'cpu') (loaded.classifier ?? model).to(device);
     try {
       const tokenizer = await Tokenizer.fromPretrained(folder);
       if (tokenizer.vocabSize > model.shape.vocab)

@@ -125,7 +125,7 @@ describe('native/', () => {
     for (const file of files('native', /\.(cc|h|cu|cuh)$/)) {
       const text = read(file);
       if (/napi\.h|node_api\.h/.test(text)) expect(file).toMatch(/^native\/binding\//);
-      if (/#include <cuda/.test(text)) expect(file).toMatch(/^native\/cuda\//);
+      if (/#include <cuda_/.test(text)) expect(file).toMatch(/^native\/cuda\//);
       if (/^native\/cpu\/(?!backend|features)/.test(file))
         expect(text, file).not.toMatch(/#include <(?!stdint\.h|stddef\.h|immintrin\.h)/);
       if (file.startsWith('native/core/'))
@@ -137,10 +137,13 @@ describe('native/', () => {
       if (/^native\/(runtime|io)\//.test(file))
         for (const m of text.matchAll(/#include "([^"]+)"/g))
           expect(m[1], file).toMatch(/^(core|runtime|io)\//);
+      if (file.startsWith('native/cuda/'))
+        for (const m of text.matchAll(/#include "([^"]+)"/g))
+          expect(m[1], file).toMatch(/^(core|cuda)\/|^kernels\.def$|^test\/cuda_emulator\.h$/);
     }
   });
   it('never aborts the process', () => {
-    for (const file of files('native', /\.(cc|h)$/))
+    for (const file of files('native', /\.(cc|h|cu|cuh)$/))
       if (!file.startsWith('native/test/'))
         expect(read(file), file).not.toMatch(/\b(abort|exit|terminate|assert)\(/);
   });

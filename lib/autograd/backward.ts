@@ -75,7 +75,9 @@ export function backward(y: Tensor, gradient?: Tensor, options: BackwardOptions 
     );
   untracked(() =>
     noGrad(() => {
-      const seed = gradient ? gradient.detach() : ones(y.shape, { dtype: y.dtype });
+      const seed = gradient
+        ? gradient.detach()
+        : ones(y.shape, { dtype: y.dtype, device: y.device });
       const root = y.node as Node | null;
       if (!root) {
         accumulate(y, seed);

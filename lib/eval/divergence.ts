@@ -46,7 +46,7 @@ export async function divergence(
         const p = logSoftmax(reference.forward({ inputIds }).logits);
         const q = logSoftmax(model.forward({ inputIds }).logits);
         // exp(-1e4) is 0: an impossible token contributes nothing, even where q is -Infinity
-        const floor = full([], -1e4);
+        const floor = full([], -1e4, { device: p.device });
         const each = mul(exp(p), sub(maximum(p, floor), maximum(q, floor)));
         return {
           kl: reshape(sum(each, { dim: -1 }), [-1]),

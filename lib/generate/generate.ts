@@ -67,7 +67,10 @@ export async function* generateIds(
   const cache = new KVCache(context);
   if (ragged)
     cache.starts = untracked(() =>
-      tensor(BigInt64Array.from(prompts, (p) => BigInt(width - p.length))),
+      tensor(
+        BigInt64Array.from(prompts, (p) => BigInt(width - p.length)),
+        { device: model.device },
+      ),
     );
   const forward = (ids: Int32Array, t: number, positions: Int32Array | null): Tensor =>
     tidy(() =>

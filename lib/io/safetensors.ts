@@ -3,7 +3,9 @@
 import { lstat, open, realpath } from 'node:fs/promises';
 import { basename, dirname, join, relative, sep } from 'node:path';
 import * as kernels from '../native/kernels.gen.js';
+import { nativeIndex } from '../native/device.js';
 import { native } from '../native/load.js';
+import { defaultDevice } from '../tensor/device.js';
 import type { OpenedSafetensors } from '../native/load.js';
 import { dtypes } from '../tensor/dtype.js';
 import type { DType } from '../tensor/dtype.js';
@@ -106,7 +108,7 @@ export class TensorFile {
       storage.release();
       throw translate(entry.file, error);
     }
-    return new Tensor(storage, shape, contiguousStrides(shape), 0, dtype);
+    return onDefaultDevice(new Tensor(storage, shape, contiguousStrides(shape), 0, dtype));
   }
 }
 
@@ -370,6 +372,16 @@ async function rawBytes(tensor: Tensor): Promise<Uint8Array> {
   const done = native().read(source.storage.handle, source.offset * bytes, target);
   if (source !== tensor) source.dispose();
   return done;
+}
+
+/** Files are read into host memory; takes the tensor over. */
+function onDefaultDevice(tensor: Tensor): Tensor {
+  const device = nativeIndex(defaultDevice());
+  if (device === 0) return tensor;
+  const { shape, dtype } = tensor;
+  const moved = tensor.storage.transfer(0, tensor.storage.bytes, device);
+  tensor.dispose();
+  return new Tensor(moved, shape, contiguousStrides(shape), 0, dtype);
 }
 
 function denseCopy(tensor: Tensor): Tensor {

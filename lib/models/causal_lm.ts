@@ -7,7 +7,7 @@ import { dropout } from '../ops/dropout.js';
 import { add, greaterEqual, mul, notEqual, sub, where } from '../ops/elementwise.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { crossEntropy } from '../ops/losses.js';
-import { contiguous } from '../ops/cast.js';
+import { contiguous, toDevice } from '../ops/cast.js';
 import { matmul } from '../ops/matmul.js';
 import { softmax } from '../ops/softmax.js';
 import {
@@ -26,6 +26,8 @@ import type { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';
 import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
+import { hasOtherDevices } from '../native/device.js';
+import type { Device } from '../native/device.js';
 import * as check from '../ops/check.js';
 import { arange, full, ones } from '../tensor/create.js';
 import { OptionError, RootsError, ShapeError } from '../tensor/errors.js';
@@ -148,7 +150,13 @@ export abstract class CausalLM extends Module {
   /** A block's heads and layers changed: a model of the new shape from these blocks. */
   abstract withBlocks(keep: readonly number[]): CausalLM;
 
-  forward(input: ForwardInput): ForwardOutput {
+  forward(given: ForwardInput): ForwardOutput {
+    if (hasOtherDevices()) {
+      const { device } = this;
+      if (inputsOf(given).some((t) => t.device !== device))
+        return tidy(() => this.forward(placed(given, device)));
+    }
+    const input = given;
     const { inputIds, labels } = input;
     check.tensor('forward', 'inputIds', inputIds);
     check.rank('forward', 'inputIds', inputIds, 2, '(B, T)');
@@ -184,7 +192,13 @@ export abstract class CausalLM extends Module {
   }
 
   /** (B, T, C): what the output head reads. */
-  features(input: ForwardInput): Tensor {
+  features(given: ForwardInput): Tensor {
+    if (hasOtherDevices()) {
+      const { device } = this;
+      if (inputsOf(given).some((t) => t.device !== device))
+        return tidy(() => this.features(placed(given, device)));
+    }
+    const input = given;
     const [b, t] = input.inputIds.shape as [number, number];
     this.#checkLength(t);
     return tidy(() =>
@@ -209,7 +223,7 @@ export abstract class CausalLM extends Module {
       throw new OptionError('loss: give targets or labels, one of the two');
     return tidy(() => {
       const h = this.features(rest);
-      const next = targets ?? shifted(labels!, h.shape);
+      const next = toDevice(targets ?? shifted(labels!, h.shape), h.device);
       if (this.head?.bias)
         return crossEntropy(this.head.forward(h), next, { ignoreIndex: -100, labelSmoothing });
       return linearCrossEntropy(h, this.outputWeight, next, { ignoreIndex: -100, labelSmoothing });
@@ -235,6 +249,21 @@ export abstract class CausalLM extends Module {
       );
     return reshape(notEqual(mask, 0), [b, 1, 1, keys]);
   }
+}
+
+const inputNames = ['inputIds', 'positionIds', 'attentionMask', 'labels'] as const;
+
+function inputsOf(input: ForwardInput): Tensor[] {
+  return inputNames.flatMap((name) => input[name] ?? []);
+}
+
+/** The integer inputs on the model's device, wherever the caller made them. */
+function placed(input: ForwardInput, device: Device): ForwardInput {
+  const moved = inputNames.flatMap((name) => {
+    const t = input[name];
+    return t ? [[name, toDevice(t, device)] as const] : [];
+  });
+  return { ...input, ...Object.fromEntries(moved) };
 }
 
 /** Attention of one layer with its cache: q (B, H, T, D), k, v (B, Hkv, T, D). */
@@ -310,7 +339,7 @@ function attentionWeights(
   return tidy(() => {
     // query i sees keys past + i - window < j <= past + i
     const triangle = (diagonal: number): Tensor =>
-      tril(ones([t, keys], { dtype: q.dtype }), diagonal);
+      tril(ones([t, keys], { dtype: q.dtype, device: q.device }), diagonal);
     const seen = notEqual(
       window > 0 ? sub(triangle(past), triangle(past - window)) : triangle(past),
       0,
@@ -319,7 +348,10 @@ function attentionWeights(
     let masked = where(seen, scores, -Infinity);
     const starts = input.cache?.starts;
     if (starts) {
-      const begun = greaterEqual(arange(0, keys, 1, { dtype: 'int64' }), unsqueeze(starts, 1)); // (B, Tk)
+      const begun = greaterEqual(
+        arange(0, keys, 1, { dtype: 'int64', device: q.device }),
+        unsqueeze(starts, 1),
+      ); // (B, Tk)
       masked = where(reshape(begun, [starts.size, 1, 1, keys]), masked, -Infinity);
     }
     if (input.mask)
@@ -342,6 +374,6 @@ function shifted(labels: Tensor, shape: readonly number[]): Tensor {
     throw new ShapeError(
       `forward: labels must have the shape of inputIds, [${shape[0]}, ${shape[1]}], got ${format(labels.shape)}`,
     );
-  const nothing = full([labels.shape[0]!, 1], -100, { dtype: labels.dtype });
+  const nothing = full([labels.shape[0]!, 1], -100, { dtype: labels.dtype, device: labels.device });
   return concat([slice(labels, 1, 1), nothing], 1);
 }

@@ -337,12 +337,19 @@ export class LlamaForCausalLM extends CausalLM {
 
   /** Tables for every position, made once. */
   #angles(): Angles {
+    const { device } = this;
+    if (this.#tables && this.#tables.cos.device !== device) {
+      this.#tables.cos.dispose();
+      this.#tables.sin.dispose();
+      this.#tables = null;
+    }
     this.#tables ??= untracked(() =>
       ropeTables(
         this.#read.shape.headDim,
         this.#read.theta,
         this.#read.scaling,
         this.#read.shape.context,
+        device,
       ),
     );
     return this.#tables;

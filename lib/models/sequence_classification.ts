@@ -9,6 +9,7 @@ import { reshape } from '../ops/view.js';
 import { ConfigError, ShapeError } from '../tensor/errors.js';
 import { randn } from '../tensor/random.js';
 import type { Generator } from '../tensor/random.js';
+import { toDevice } from '../ops/cast.js';
 import { tensor } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -96,10 +97,15 @@ export class SequenceClassifier extends Module {
         inputIds: input.inputIds,
         attentionMask: input.attentionMask ?? null,
       }); // (B, T, C)
-      const rows = tensor(Int32Array.from({ length: b }, (_, i) => i * t + last[i]!));
+      const { device } = h;
+      const rows = tensor(
+        Int32Array.from({ length: b }, (_, i) => i * t + last[i]!),
+        { device },
+      );
       const pooled = embedding(rows, reshape(h, [b * t, h.shape[2]!]));
       const logits = this.score.forward(pooled);
-      return { logits, loss: input.labels ? crossEntropy(logits, input.labels) : null };
+      const labels = input.labels && toDevice(input.labels, device);
+      return { logits, loss: labels ? crossEntropy(logits, labels) : null };
     });
   }
 }

@@ -1,21 +1,58 @@
 // Devices, memory and threads of the native core.
-import { native } from './load.js';
+import { existsSync } from 'node:fs';
+import { cudaModulePaths, native } from './load.js';
 
 /** Where a tensor's bytes live. */
-export type Device = 'cpu';
+export type Device = 'cpu' | 'cuda';
 
 export interface DeviceInfo {
   readonly device: Device;
-  /** The instruction set chosen for this processor: baseline, avx2, avx512_core or avx512_vnni. */
+  /** The instruction set chosen for this processor (baseline, avx2, avx512_core or avx512_vnni), or the name of the GPU. */
   readonly isa: string;
   readonly threads: number;
 }
 
+let cuda: { readonly problem: string | null } | undefined;
+
+/** Loads the CUDA module on first use. null: there is a GPU to compute on; otherwise why not. */
+export function cudaProblem(): string | null {
+  if (cuda) return cuda.problem;
+  const paths = cudaModulePaths();
+  const path = paths.find((p) => existsSync(p));
+  const problem = path
+    ? native().loadBackend(path)
+    : `the CUDA module is not installed (looked for ${paths.join(' and ')}; docs/cuda.md says how to build it)`;
+  cuda = { problem };
+  return problem;
+}
+
+/** Whether tensors of this thread can be anywhere but on the CPU. */
+export function hasOtherDevices(): boolean {
+  return cuda?.problem === null;
+}
+
 /** The devices that can compute here. */
 export function devices(): DeviceInfo[] {
+  cudaProblem();
   return native()
     .devices()
     .map((d) => ({ device: d.name as Device, isa: d.description, threads: getThreads() }));
+}
+
+/** The place of a device in the native list. */
+export function nativeIndex(device: Device): number {
+  const problem = device === 'cpu' ? null : cudaProblem();
+  if (problem) throw new RangeError(`device 'cuda' cannot be used here: ${problem}`);
+  return device === 'cpu'
+    ? 0
+    : native()
+        .devices()
+        .findIndex((d) => d.name === device);
+}
+
+/** The device at a place of the native list. */
+export function deviceAt(index: number): Device {
+  return index === 0 ? 'cpu' : (native().devices()[index]!.name as Device);
 }
 
 export interface MemoryInfo {
@@ -32,14 +69,16 @@ export interface MemoryInfo {
 }
 
 /** Native memory in use, exact. Kernels still queued hold their tensors: `await synchronize()` first to compare. */
-export function memory(): MemoryInfo {
-  const { storages, bytes, peakBytes, cachedBytes, limitBytes } = native().memory();
+export function memory(device: Device = 'cpu'): MemoryInfo {
+  const { storages, bytes, peakBytes, cachedBytes, limitBytes } = native().memory(
+    nativeIndex(device),
+  );
   return { tensors: storages, bytes, peakBytes, cachedBytes, limitBytes };
 }
 
 /** Refuse allocations beyond this many bytes in all. */
-export function setMemoryLimit(bytes: number): void {
-  native().setMemoryLimit(bytes);
+export function setMemoryLimit(bytes: number, device: Device = 'cpu'): void {
+  native().setMemoryLimit(bytes, nativeIndex(device));
 }
 
 /** Gives blocks kept for reuse back to the system. */
@@ -48,8 +87,8 @@ export function releaseCachedMemory(): void {
 }
 
 /** `memory().peakBytes` starts again from the bytes in use. */
-export function resetPeakMemory(): void {
-  native().resetPeakMemory();
+export function resetPeakMemory(device: Device = 'cpu'): void {
+  native().resetPeakMemory(nativeIndex(device));
 }
 
 /** How many threads one kernel may use, from 1 to 256. Results have the same bits for every number. */

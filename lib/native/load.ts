@@ -31,18 +31,24 @@ export interface NativeAddon {
   kernels: Record<string, (...args: unknown[]) => void>;
   abi: string;
   /** Uninitialised bytes for kernels; with `host`, bytes that the host may write at once. */
-  createStorage(bytes: number, host?: boolean): unknown;
-  createStorageFrom(data: ArrayBufferView): unknown;
+  createStorage(bytes: number, host?: boolean, device?: number): unknown;
+  createStorageFrom(data: ArrayBufferView, device: number): unknown;
+  storageDevice(handle: unknown): number;
+  /** A new storage on a device with a range of another's bytes. */
+  transferStorage(handle: unknown, offset: number, bytes: number, device: number): unknown;
+  /** Opens the library of a backend: null, or why its device cannot be used. */
+  loadBackend(path: string): string | null;
+  setDefaultDevice(device: number): void;
   disposeStorage(handle: unknown): void;
   read<T extends ArrayBufferView>(handle: unknown, offset: number, into: T): Promise<T>;
   read(): Promise<void>;
   readSync(handle: unknown, offset: number, into: ArrayBufferView): void;
   readSync(): void;
   devices(): { name: string; description: string; error: string }[];
-  memory(): NativeMemory;
-  setMemoryLimit(bytes: number): void;
+  memory(device?: number): NativeMemory;
+  setMemoryLimit(bytes: number, device?: number): void;
   releaseCachedMemory(): void;
-  resetPeakMemory(): void;
+  resetPeakMemory(device?: number): void;
   setThreads(count: number): void;
   getThreads(): number;
   openSafetensors(path: string): Promise<OpenedSafetensors>;
@@ -65,16 +71,27 @@ export class NativeLoadError extends Error {
 
 let addon: NativeAddon | undefined;
 
+const packageRoot = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
+
+/** Where the CUDA module may lie: the file named by `ROOTS_CUDA_MODULE`, else a build in the checkout, else the prebuild. */
+export function cudaModulePaths(): string[] {
+  const explicit = process.env['ROOTS_CUDA_MODULE'];
+  if (explicit) return [resolve(explicit)];
+  return [
+    resolve(packageRoot, 'build/Release/roots_cuda.so'),
+    resolve(packageRoot, `prebuilds/${process.platform}-${process.arch}/roots_cuda.so`),
+  ];
+}
+
 /** The loaded addon: the file named by `ROOTS_ADDON`, else a build in the checkout, else the prebuild of this platform. */
 export function native(): NativeAddon {
   if (addon) return addon;
   const require = createRequire(import.meta.url);
-  const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
   const explicit = process.env['ROOTS_ADDON'];
   let loaded: NativeAddon;
   try {
     loaded = (
-      explicit ? require(resolve(explicit)) : require('node-gyp-build')(root)
+      explicit ? require(resolve(explicit)) : require('node-gyp-build')(packageRoot)
     ) as NativeAddon;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);

@@ -1,8 +1,12 @@
 // Module: named parts (parameters and submodules). Names are those of the checkpoint, dots included, so that a state
 // dict needs no translation.
 import * as check from '../ops/check.js';
-import { cast, contiguous } from '../ops/cast.js';
+import { cast, contiguous, toDevice } from '../ops/cast.js';
+import { hasOtherDevices } from '../native/device.js';
+import type { Device } from '../native/device.js';
 import * as kernels from '../native/kernels.gen.js';
+import { resolveDevice } from '../tensor/device.js';
+import type { DeviceOption } from '../tensor/device.js';
 import { isHalf } from '../tensor/dtype.js';
 import { RootsError, ShapeError } from '../tensor/errors.js';
 import { format, sameShape } from '../tensor/shape.js';
@@ -109,7 +113,7 @@ export abstract class Module {
     }
     for (const [name, parameter] of own) {
       const value = values.get(name);
-      if (value) kernels.copy(value, parameter);
+      if (value) tidy(() => kernels.copy(toDevice(value.detach(), parameter.device), parameter));
     }
     return { missing, unexpected };
   }
@@ -141,19 +145,41 @@ export abstract class Module {
     return this;
   }
 
+  /** Where the parameters live. */
+  get device(): Device {
+    if (!hasOtherDevices()) return 'cpu';
+    return this.parameters()[0]?.device ?? 'cpu';
+  }
+
   /**
-   * Casts every floating-point parameter to `dtype`, in place: whoever holds one sees the change, and gradients are dropped. float16 and
-   * bfloat16 parameters halve the memory and compute in float32; train them as float32 with autocast() instead.
+   * Moves every parameter to a device ('cpu', 'cuda', or 'auto': the GPU where there is one), or casts every floating-point parameter to
+   * a dtype, in place: whoever holds one sees the change, and gradients are dropped. float16 and bfloat16 parameters halve the memory and
+   * compute in float32; train them as float32 with autocast() instead.
    */
-  to(dtype: 'float32' | 'float64' | 'float16' | 'bfloat16'): this {
-    check.oneOf('to', 'dtype', dtype, ['float32', 'float64', 'float16', 'bfloat16']);
+  to(target: DeviceOption | 'float32' | 'float64' | 'float16' | 'bfloat16'): this {
     const all = this.parameters();
+    if (target === 'cpu' || target === 'cuda' || target === 'auto') {
+      const device = resolveDevice('to', target);
+      tidy(() =>
+        all.forEach((p) => p.device !== device && p.setData(toDevice(p.detach(), device))),
+      );
+      return this;
+    }
+    check.oneOf('to', 'target', target, [
+      'cpu',
+      'cuda',
+      'auto',
+      'float32',
+      'float64',
+      'float16',
+      'bfloat16',
+    ]);
     if (all.some((p) => p.dtype === 'int8'))
       throw new RootsError(
         'ERR_MODULE',
         `${this.constructor.name}.to: int8 weights have one format; load the float checkpoint to get another dtype`,
       );
-    tidy(() => all.forEach((p) => p.dtype !== dtype && p.setData(cast(p.detach(), dtype))));
+    tidy(() => all.forEach((p) => p.dtype !== target && p.setData(cast(p.detach(), target))));
     return this;
   }
 

@@ -97,7 +97,7 @@ abstract class Recurrent extends Module {
         const start = (s: Tensor | undefined): Tensor =>
           s
             ? reshape(slice(s, 0, layer, layer + 1), [b, h0])
-            : zeros([b, h0], { dtype: x.dtype as 'float32' });
+            : zeros([b, h0], { dtype: x.dtype as 'float32', device: x.device });
         const c = this.hasCell ? start(state?.c) : null;
         const out = this.layer(products, w, start(state?.h), c);
         sequence = out.y;

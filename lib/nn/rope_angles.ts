@@ -1,4 +1,5 @@
 // Cosines and sines for rope, with the frequency scalings that checkpoints use. Computed in float64.
+import type { Device } from '../native/device.js';
 import { tensor } from '../tensor/create.js';
 import type { Tensor } from '../tensor/tensor.js';
 
@@ -46,6 +47,7 @@ export function ropeTables(
   theta: number,
   scaling: RopeScaling,
   count: number,
+  device: Device,
 ): { cos: Tensor; sin: Tensor } {
   const frequencies = ropeFrequencies(headDim, theta, scaling);
   const half = frequencies.length;
@@ -58,5 +60,6 @@ export function ropeTables(
       cos[t * half + i] = Math.cos(angle);
       sin[t * half + i] = Math.sin(angle);
     }
-  return { cos: tensor(cos, { shape: [count, half] }), sin: tensor(sin, { shape: [count, half] }) };
+  const shape = [count, half];
+  return { cos: tensor(cos, { shape, device }), sin: tensor(sin, { shape, device }) };
 }

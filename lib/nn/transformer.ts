@@ -145,7 +145,11 @@ export class MultiHeadAttention extends Module {
         let scores = mul(matmul(q, transpose(k)), 1 / Math.sqrt(c / h));
         if (mask) scores = where(mask, scores, -Infinity);
         if (call.causal)
-          scores = where(notEqual(tril(ones([t, k.shape[2]!])), 0), scores, -Infinity);
+          scores = where(
+            notEqual(tril(ones([t, k.shape[2]!], { device: q.device })), 0),
+            scores,
+            -Infinity,
+          );
         weights = softmax(scores);
         mixed = matmul(drop > 0 ? dropout(weights, drop) : weights, v);
       } else mixed = attention(q, k, v, { causal: call.causal ?? false, mask });

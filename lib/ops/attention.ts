@@ -104,7 +104,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         const dq = headsLast(s.q.shape, dy.dtype);
         const dkey = headsLast(s.k.shape, dy.dtype);
         const dv = headsLast(s.v.shape, dy.dtype);
-        const dmask = wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype }) : null;
+        const dmask =
+          wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype, device: dy.device }) : null;
         kernels.attention_backward(
           denseRows(dy),
           s.q,

@@ -196,7 +196,7 @@ function scalarLike(value: number, other: Tensor): Tensor {
         ? 'int32'
         : other.dtype
       : 'float32';
-  return full([], value, { dtype });
+  return full([], value, { dtype, device: other.device });
 }
 
 const negated = (dy: Tensor): Tensor => affine('neg', dy, -1, 0);
@@ -339,7 +339,7 @@ export function where(condition: Tensor, a: Tensor | number, b: Tensor | number)
   check.dtype('where', 'condition', condition, 'bool');
   if (isNumber(a) || isNumber(b))
     return tidy(() => {
-      const like = isNumber(a) ? (isNumber(b) ? full([], 0) : b) : a;
+      const like = isNumber(a) ? (isNumber(b) ? full([], 0, { device: condition.device }) : b) : a;
       return where(
         condition,
         isNumber(a) ? scalarLike(a, like) : a,
@@ -379,5 +379,5 @@ export function where(condition: Tensor, a: Tensor | number, b: Tensor | number)
 export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
   check.tensor('maskedFill', 'x', x);
   check.number('maskedFill', 'value', value);
-  return tidy(() => where(mask, full([], value, { dtype: x.dtype }), x));
+  return tidy(() => where(mask, full([], value, { dtype: x.dtype, device: x.device }), x));
 }

@@ -47,7 +47,7 @@ function rowsAt(weight: Tensor, ids: Tensor): Tensor {
 }
 
 function scatterRows(dy: Tensor, ids: Tensor, shape: readonly number[]): Tensor {
-  const dweight = zeros(shape, { dtype: dy.dtype });
+  const dweight = zeros(shape, { dtype: dy.dtype, device: dy.device });
   kernels.embedding_backward(contiguous(dy), ids, dweight);
   return dweight;
 }
@@ -115,7 +115,7 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
     kernels.gather(contiguous(x.detach()), positions, out);
     const { shape } = x;
     return record(out, { x }, { positions }, (dy, s) => ({
-      x: scatterAdd(zeros(shape, { dtype: dy.dtype }), -1, s.positions, dy),
+      x: scatterAdd(zeros(shape, { dtype: dy.dtype, device: dy.device }), -1, s.positions, dy),
     }));
   });
 }

@@ -72,7 +72,8 @@ export function linearCrossEntropy(
     const losses = empty([rows], dtype);
     const counted = sum(cast(notEqual(ids, ignoreIndex), dtype));
     // rows of zeros where nothing counts: the reciprocal of 1 does no harm there
-    const each = div(full([], 1, { dtype }), maximum(counted, full([], 1, { dtype })));
+    const one = full([], 1, { dtype, device: x.device });
+    const each = div(one, maximum(counted, one));
     const dx = recording ? empty([rows, width], dtype) : null;
     const dw = recording ? empty([classes, width], dtype) : null;
     if (recording && rows === 0) kernels.fill(dw!, 0);

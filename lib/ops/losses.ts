@@ -117,7 +117,7 @@ export function klDiv(
     const q = logSoftmax(mul(logits, 1 / t));
     const p = logSoftmax(mul(target, 1 / t));
     // p = 0 contributes 0: the floor keeps 0 · ∞ away without touching what float32 can represent
-    const floor = full([], -1e4, { dtype: p.dtype });
+    const floor = full([], -1e4, { dtype: p.dtype, device: p.device });
     const difference = sub(maximum(p, floor), maximum(q, floor));
     return mul(sum(mul(exp(p), difference)), (t * t) / rows);
   });

@@ -176,7 +176,7 @@ export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
     kernels.topk(contiguous(x.detach()), values, indices);
     const before = x.shape;
     record(values, { x }, { indices }, (dy, s) => ({
-      x: scatterAdd(zeros(before, { dtype: dy.dtype }), -1, s.indices, dy),
+      x: scatterAdd(zeros(before, { dtype: dy.dtype, device: dy.device }), -1, s.indices, dy),
     }));
     return { values, indices };
   });

@@ -127,7 +127,7 @@ export function slice(x: Tensor, dim: number, start: number, end: number = Infin
   );
   const before = x.shape;
   return record(out, { x }, {}, (dy) => {
-    const dx = zeros(before, { dtype: dy.dtype });
+    const dx = zeros(before, { dtype: dy.dtype, device: dy.device });
     kernels.copy(dy, slice(dx, at, from, from + count));
     return { x: dx };
   });

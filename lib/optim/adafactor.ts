@@ -37,10 +37,10 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
   }
 
   protected override createState(param: Tensor): State {
-    if (param.rank < 2) return { row: zeros(param.shape) };
+    if (param.rank < 2) return { row: zeros(param.shape, { device: param.device }) };
     return {
-      row: zeros(param.shape.slice(0, -1)),
-      column: zeros([...param.shape.slice(0, -2), param.shape.at(-1)!]),
+      row: zeros(param.shape.slice(0, -1), { device: param.device }),
+      column: zeros([...param.shape.slice(0, -2), param.shape.at(-1)!], { device: param.device }),
     };
   }
 

@@ -29,9 +29,9 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
 
   protected override createState(param: Tensor): State {
     return {
-      m: zeros(param.shape, { dtype: 'int8' }),
-      v: zeros(param.shape, { dtype: 'uint8' }),
-      scales: zeros([2 * Math.ceil(param.size / blockSize)]),
+      m: zeros(param.shape, { dtype: 'int8', device: param.device }),
+      v: zeros(param.shape, { dtype: 'uint8', device: param.device }),
+      scales: zeros([2 * Math.ceil(param.size / blockSize)], { device: param.device }),
     };
   }
 

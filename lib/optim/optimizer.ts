@@ -65,7 +65,10 @@ export function gradientScale(
   const gradients = [...new Set(params)].flatMap((p) => (p.grad ? [p.grad] : []));
   const values = untracked(() => empty([2], 'float64'));
   tidy(() => {
-    const sums = zeros([Math.max(1, gradients.length)], { dtype: 'float64' });
+    const sums = zeros([Math.max(1, gradients.length)], {
+      dtype: 'float64',
+      device: gradients[0]?.device ?? 'cpu',
+    });
     gradients.forEach((g, i) => kernels.sum_squares(contiguous(g), sums, i));
     kernels.clip_scale(sums, loss?.detach() ?? null, values, maxNorm, inverseScale);
   });
@@ -257,5 +260,5 @@ export abstract class Optimizer<O extends CommonOptions> {
 
 /** Zeros like a parameter. */
 export function zerosLike(param: Tensor): Tensor {
-  return zeros(param.shape, { dtype: param.dtype as 'float32' });
+  return zeros(param.shape, { dtype: param.dtype as 'float32', device: param.device });
 }

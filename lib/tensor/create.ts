@@ -1,8 +1,11 @@
 // Tensors from numbers.
+import { hasOtherDevices } from '../native/device.js';
 import * as kernels from '../native/kernels.gen.js';
 import { allocateArray, dtypes, isHalf } from './dtype.js';
 import type { DType, TypedArray } from './dtype.js';
-import { DeviceError, DTypeError, ShapeError } from './errors.js';
+import { placeFor } from './device.js';
+import type { DeviceOption } from './device.js';
+import { DTypeError, ShapeError } from './errors.js';
 import { checkShape, contiguousStrides, format, numel } from './shape.js';
 import type { Shape } from './shape.js';
 import { Storage } from './storage.js';
@@ -10,8 +13,8 @@ import { Tensor } from './tensor.js';
 
 export interface TensorOptions {
   dtype?: DType;
-  /** 'cpu' is the only device so far; 'auto' chooses it. */
-  device?: 'cpu' | 'auto';
+  /** Where it lives: 'cpu', 'cuda', or 'auto', the GPU where there is one. By default that of `setDefaultDevice`, the CPU at first. */
+  device?: DeviceOption;
   requiresGrad?: boolean;
 }
 
@@ -23,11 +26,6 @@ function checkOptions(op: string, options: TensorOptions): DType {
     throw new DTypeError(
       `${op}: unknown dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(dtypes).join(', ')}`,
     );
-  const device: string = options.device ?? 'cpu';
-  if (device !== 'cpu' && device !== 'auto')
-    throw new DeviceError(
-      `${op}: device ${JSON.stringify(device)} is not available; devices() lists those that are`,
-    );
   return dtype;
 }
 
@@ -36,14 +34,18 @@ function finish(tensor: Tensor, options: TensorOptions): Tensor {
 }
 
 /** Uninitialised elements, for kernels to fill. */
-export function empty(shape: Shape, dtype: DType = 'float32'): Tensor {
-  return new Tensor(
-    Storage.allocate(numel(shape) * dtypes[dtype].bytes),
-    shape,
-    contiguousStrides(shape),
-    0,
-    dtype,
-  );
+export function empty(
+  shape: Shape,
+  dtype: DType = 'float32',
+  options: { device?: DeviceOption } = {},
+): Tensor {
+  const bytes = numel(shape) * dtypes[dtype].bytes;
+  const { device } = options;
+  const storage =
+    device === undefined || (device === 'cpu' && !hasOtherDevices())
+      ? Storage.allocate(bytes)
+      : Storage.allocateOn(bytes, placeFor('empty', device));
+  return new Tensor(storage, shape, contiguousStrides(shape), 0, dtype);
 }
 
 /** Uninitialised, contiguous, with the shape and dtype of `x`. */
@@ -55,7 +57,7 @@ export function emptyLike(x: Tensor, dtype: DType = x.dtype): Tensor {
 export function full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
   const dtype = checkOptions('full', options);
   checkShape('full', shape);
-  const out = empty([...shape], dtype);
+  const out = empty([...shape], dtype, options);
   kernels.fill(out, value);
   return finish(out, options);
 }
@@ -157,7 +159,13 @@ function fromArray(
     throw new ShapeError(
       `tensor: shape ${format(shape)} needs ${numel(shape)} values, got ${count}`,
     );
-  const raw = new Tensor(Storage.from(values), shape, contiguousStrides(shape), 0, own);
+  const raw = new Tensor(
+    Storage.from(values, placeFor('tensor', options.device)),
+    shape,
+    contiguousStrides(shape),
+    0,
+    own,
+  );
   if (dtype === own) return finish(raw, options);
   const out = empty(shape, dtype);
   kernels.copy(raw, out);

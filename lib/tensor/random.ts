@@ -2,6 +2,7 @@
 // nothing depends on threads or on the instruction set.
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from './create.js';
+import type { DeviceOption } from './device.js';
 import type { DType } from './dtype.js';
 import { DTypeError } from './errors.js';
 import { checkShape, numel } from './shape.js';
@@ -12,6 +13,8 @@ export interface RandomOptions {
   dtype?: 'float32' | 'float64';
   /** The stream to draw from; the process-wide one by default. */
   generator?: Generator;
+  /** Where the tensor lives, as in `tensor()`. */
+  device?: DeviceOption;
 }
 
 /** A stream of random numbers: the same seed gives the same numbers everywhere. */
@@ -64,7 +67,7 @@ function drawInto(op: string, shape: Shape, options: RandomOptions): [Tensor, Ge
   if (dtype !== 'float32' && dtype !== 'float64')
     throw new DTypeError(`${op}: expected float32 or float64, got ${dtype as string}`);
   const generator = options.generator ?? shared;
-  return [empty([...shape], dtype), generator, generator.take(numel(shape))];
+  return [empty([...shape], dtype, options), generator, generator.take(numel(shape))];
 }
 
 /** Uniform in [low, high). */

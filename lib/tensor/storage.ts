@@ -19,9 +19,19 @@ export class Storage {
     return new Storage(native().createStorage(bytes, host), bytes);
   }
 
+  /** The same, on a given device. Otherwise the first kernel that uses it decides, by its other tensors. */
+  static allocateOn(bytes: number, device: number): Storage {
+    return new Storage(native().createStorage(bytes, false, device), bytes);
+  }
+
   /** A copy of the bytes of an array. */
-  static from(data: ArrayBufferView): Storage {
-    return new Storage(native().createStorageFrom(data), data.byteLength);
+  static from(data: ArrayBufferView, device: number): Storage {
+    return new Storage(native().createStorageFrom(data, device), data.byteLength);
+  }
+
+  /** A copy of some of these bytes, on another device. */
+  transfer(offset: number, bytes: number, device: number): Storage {
+    return new Storage(native().transferStorage(this.handle, offset, bytes, device), bytes);
   }
 
   /** Whether more than one handle refers to these bytes. */

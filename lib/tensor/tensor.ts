@@ -1,5 +1,6 @@
 // Tensor: a view (shape, strides, offset) of a storage, and its place in the autograd graph. It has no arithmetic of
 // its own: ops/methods.ts adds every op as a method.
+import { deviceAt, hasOtherDevices } from '../native/device.js';
 import type { Device } from '../native/device.js';
 import * as kernels from '../native/kernels.gen.js';
 import { native } from '../native/load.js';
@@ -25,7 +26,6 @@ export class Tensor {
   /** Of the first element, in elements. */
   readonly offset: number;
   readonly dtype: DType;
-  readonly device: Device = 'cpu';
   /** Whether operations on this tensor are recorded for `backward()`. */
   requiresGrad = false;
   /** The gradient accumulated by `backward()`, for tensors made with `requiresGrad`. */
@@ -59,6 +59,12 @@ export class Tensor {
     }
     this.#layout = layout;
     return layout;
+  }
+
+  /** Where the bytes live. */
+  get device(): Device {
+    this.checkAlive();
+    return hasOtherDevices() ? deviceAt(native().storageDevice(this.storage.handle)) : 'cpu';
   }
 
   /** Number of axes. */

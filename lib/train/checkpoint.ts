@@ -11,6 +11,8 @@ import { openSafetensors, writeSafetensors } from '../io/safetensors.js';
 import { native } from '../native/load.js';
 import type { Module } from '../nn/module.js';
 import * as kernels from '../native/kernels.gen.js';
+import { toDevice } from '../ops/cast.js';
+import { tidy } from '../tensor/scope.js';
 import type { OptimizerState } from '../optim/optimizer.js';
 import { FileError } from '../tensor/errors.js';
 import { format, sameShape } from '../tensor/shape.js';
@@ -177,7 +179,7 @@ export async function loadParameters(
           'ERR_CHECKPOINT',
           `${folder}: ${key} is ${value.dtype} ${format(value.shape)}, the model has ${parameter.dtype} ${format(parameter.shape)}`,
         );
-      kernels.copy(value, parameter);
+      tidy(() => kernels.copy(toDevice(value.detach(), parameter.device), parameter));
     } finally {
       value.dispose();
     }

@@ -14,6 +14,7 @@ namespace roots {
 
 struct Arguments {
   napi_env env;
+  Environment* environment;
   const napi_value* values;
   const char* kernel;
   Storage** held;  // storages used, in order of appearance
@@ -62,7 +63,7 @@ inline bool read_layout(const double* layout, size_t length, size_t bytes, Tenso
 }
 
 inline void read_tensor(Arguments& a, Tensor* out) {
-  StorageHandle* handle = storage_of(a.env, a.values[a.next]);
+  StorageHandle* handle = storage_of(a.env, a.environment, a.values[a.next]);
   if (!handle) {
     a.failed = true;  // storage_of has thrown
     return;
@@ -160,6 +161,43 @@ class KernelTask final : public Task {
   int count_;
 };
 
+// Which device a call runs on: that of its tensors. Storages that no kernel has seen yet follow the others,
+// so that lib/ops can make results without knowing where they will live. -1 with a pending exception.
+template <class... Args>
+int choose_device(napi_env env, const KernelCall* call, const napi_value* values) {
+  if (device_count() == 1) return 0;
+  StorageHandle* undecided[(0 + ... + argument_tensors<Args>)+1];
+  int count = 0, device = -1, slot = 0;
+  bool failed = false;
+  const auto look = [&](bool is_tensor) {
+    const napi_value value = values[slot];
+    slot += is_tensor ? 2 : 1;
+    napi_valuetype type;
+    if (!is_tensor || failed || (napi_typeof(env, value, &type) == napi_ok && type == napi_null)) return;
+    StorageHandle* handle = handle_of(env, value);
+    if (!handle) {
+      failed = true;
+    } else if (!handle->storage) {
+      undecided[count++] = handle;
+    } else {
+      const int own = handle->storage->allocator()->device();
+      if (device >= 0 && own != device) {
+        throw_error(env, "ERR_DEVICE",
+                    std::string(call->name) + ": expected tensors on one device, got " +
+                        roots::device(device).backend->name + " and " + roots::device(own).backend->name +
+                        "; move one with .to()");
+        failed = true;
+      }
+      device = own;
+    }
+  };
+  (look(argument_slots<Args> == 2), ...);
+  if (device < 0) device = call->environment->default_device;
+  for (int i = 0; i < count && !failed; ++i)
+    if (!undecided[i]->storage) failed = !decide(env, call->environment, undecided[i], device);
+  return failed ? -1 : device;
+}
+
 template <class... Args>
 napi_value enqueue(napi_env env, napi_callback_info info,
                    Status (*KernelTable::*member)(const Context&, Args...)) {
@@ -174,12 +212,14 @@ napi_value enqueue(napi_env env, napi_callback_info info,
                        std::string(call->name) + ": expected " + std::to_string(kSlots) + " arguments, got " +
                            std::to_string(count));
   Storage* held[KernelTask<Args...>::kTensors > 0 ? KernelTask<Args...>::kTensors : 1];
-  Arguments arguments{env, values, call->name, held};
+  const int device = choose_device<Args...>(env, call, values);
+  if (device < 0) return nullptr;
+  Arguments arguments{env, call->environment, values, call->name, held};
   // braces: evaluated left to right
   std::tuple<Args...> converted{read_argument<Args>(arguments)...};
   if (arguments.failed) return nullptr;
   Stream& stream = call->environment->stream;
-  const auto kernel = devices()[0].backend->kernels()->*member;
+  const auto kernel = roots::device(device).backend->kernels()->*member;
   stream.submit(std::make_unique<KernelTask<Args...>>(kernel, call->name, std::move(converted), held,
                                                       arguments.held_count));
   if (stream.runs_inline()) {

@@ -8,18 +8,40 @@ namespace {
 Napi::Value list_devices(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Array list = Napi::Array::New(env);
-  for (const Device& device : devices()) {
+  for (int d = 0; d < device_count(); ++d) {
+    const Backend* backend = device(d).backend;
     Napi::Object entry = Napi::Object::New(env);
-    entry.Set("name", device.backend->name);
-    entry.Set("description", device.backend->describe());
-    entry.Set("error", device.backend->last_error());
+    entry.Set("name", backend->name);
+    entry.Set("description", backend->describe());
+    entry.Set("error", backend->last_error());
     list.Set(list.Length(), entry);
   }
   return list;
 }
 
+// An optional device index argument; the CPU when it is not given.
+Allocator* allocator_argument(const Napi::CallbackInfo& info, size_t at) {
+  int64_t index = 0;
+  if (info.Length() > at && (!to_size(info.Env(), info[at], &index) || index >= device_count()))
+    throw Napi::RangeError::New(info.Env(), "expected the index of a device");
+  return device(static_cast<int>(index)).allocator;
+}
+
+// loadBackend(path): null, or why its device cannot be used
+Napi::Value load_backend_library(const Napi::CallbackInfo& info) {
+  if (info.Length() < 1 || !info[0].IsString())
+    throw Napi::TypeError::New(info.Env(), "loadBackend: expected a path");
+  const std::string problem = load_backend(info[0].As<Napi::String>().Utf8Value());
+  return problem.empty() ? info.Env().Null()
+                         : static_cast<Napi::Value>(Napi::String::New(info.Env(), problem));
+}
+
+void set_default_device(const Napi::CallbackInfo& info) {
+  static_cast<Environment*>(info.Data())->default_device = allocator_argument(info, 0)->device();
+}
+
 Napi::Value memory_stats(const Napi::CallbackInfo& info) {
-  const MemoryStats stats = devices()[0].allocator->stats();
+  const MemoryStats stats = allocator_argument(info, 0)->stats();
   Napi::Object out = Napi::Object::New(info.Env());
   out.Set("storages", static_cast<double>(stats.live_blocks));
   out.Set("bytes", static_cast<double>(stats.live_bytes));
@@ -33,16 +55,16 @@ void set_memory_limit(const Napi::CallbackInfo& info) {
   int64_t bytes;
   if (info.Length() < 1 || !to_size(info.Env(), info[0], &bytes))
     throw Napi::TypeError::New(info.Env(), "setMemoryLimit: expected a size in bytes");
-  devices()[0].allocator->set_limit(bytes);
+  allocator_argument(info, 1)->set_limit(bytes);
 }
 
 void release_cached(const Napi::CallbackInfo& info) {
   auto* environment = static_cast<Environment*>(info.Data());
   environment->flush_parked();
   environment->stream.synchronize();
-  devices()[0].allocator->drop_cache();
+  for (int d = 0; d < device_count(); ++d) device(d).allocator->drop_cache();
 }
-void reset_peak(const Napi::CallbackInfo&) { devices()[0].allocator->reset_peak(); }
+void reset_peak(const Napi::CallbackInfo& info) { allocator_argument(info, 0)->reset_peak(); }
 
 void set_threads(const Napi::CallbackInfo& info) {
   int64_t count;
@@ -60,6 +82,9 @@ Napi::Value get_threads(const Napi::CallbackInfo& info) {
 
 void register_device(Napi::Env env, Napi::Object exports, Environment* environment) {
   exports.Set("devices", Napi::Function::New(env, list_devices, "devices"));
+  exports.Set("loadBackend", Napi::Function::New(env, load_backend_library, "loadBackend"));
+  exports.Set("setDefaultDevice",
+              Napi::Function::New(env, set_default_device, "setDefaultDevice", environment));
   exports.Set("memory", Napi::Function::New(env, memory_stats, "memory"));
   exports.Set("setMemoryLimit", Napi::Function::New(env, set_memory_limit, "setMemoryLimit"));
   exports.Set("releaseCachedMemory",

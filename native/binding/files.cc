@@ -208,8 +208,10 @@ Napi::Value read_file(const Napi::CallbackInfo& info) {
       napi_check_object_type_tag(env, info[0], &kFileTag, &tagged) != napi_ok || !tagged ||
       !to_size(env, info[1], &begin) || !to_size(env, info[2], &end) || begin > end)
     throw Napi::TypeError::New(env, "readSafetensors: expected (file, begin, end, storage)");
-  StorageHandle* handle = storage_of(env, info[3]);
+  StorageHandle* handle = handle_of(env, info[3]);
   if (!handle) return env.Undefined();
+  if (!handle->storage || handle->storage->allocator()->device() != 0)
+    throw Napi::TypeError::New(env, "readSafetensors: expected a storage made for the host");
   if (static_cast<uint64_t>(end - begin) != handle->storage->bytes())
     throw Napi::TypeError::New(env, "readSafetensors: the storage has another size");
   const OpenFile file = *info[0].As<Napi::External<OpenFile>>().Data();

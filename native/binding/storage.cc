@@ -14,6 +14,7 @@ void adjust_external(napi_env env, int64_t change) {
 
 // Idempotent: from dispose(), from the finalizer, in either order.
 void drop(napi_env env, StorageHandle* handle) {
+  handle->undecided = false;
   if (!handle->storage) return;
   adjust_external(env, -static_cast<int64_t>(handle->storage->bytes()));
   handle->storage->release();
@@ -27,16 +28,19 @@ void finalize(napi_env env, void* data, void*) {
   delete handle;
 }
 
-napi_value wrap(napi_env env, Storage* storage) {
+// storage may be null: undecided
+napi_value wrap(napi_env env, Storage* storage, size_t bytes) {
   auto* handle = new StorageHandle;
   handle->storage = storage;
+  handle->bytes = bytes;
+  handle->undecided = !storage;
   napi_value external;
   if (napi_create_external(env, handle, finalize, nullptr, &external) != napi_ok) {
-    storage->release();
+    if (storage) storage->release();
     delete handle;
     return nullptr;
   }
-  adjust_external(env, static_cast<int64_t>(storage->bytes()));
+  if (storage) adjust_external(env, static_cast<int64_t>(bytes));
   return external;
 }
 
@@ -48,10 +52,11 @@ std::string megabytes(int64_t bytes) {
 
 // A block whose last users are queued already, for kernels that will be queued behind them; nullptr when
 // there is none of this size.
-Storage* adopt_parked(Environment* environment, int64_t bytes) {
-  const auto found = fitting_class(environment->parked, size_class(static_cast<size_t>(bytes)));
-  if (found == environment->parked.end()) return nullptr;
-  Allocator* allocator = devices()[0].allocator;
+Storage* adopt_parked(Environment* environment, int64_t bytes, int device) {
+  auto& parked = environment->parked[device];
+  const auto found = fitting_class(parked, size_class(static_cast<size_t>(bytes)));
+  if (found == parked.end()) return nullptr;
+  Allocator* allocator = roots::device(device).allocator;
   if (!allocator->unpark(static_cast<size_t>(bytes), found->first)) return nullptr;
   Block* block = found->second.back();
   found->second.pop_back();
@@ -63,22 +68,34 @@ Storage* adopt_parked(Environment* environment, int64_t bytes) {
   return storage;
 }
 
-Storage* allocate_or_throw(napi_env env, Environment* environment, int64_t bytes) {
-  Storage* storage = Storage::create(devices()[0].allocator, static_cast<size_t>(bytes));
+Storage* allocate_or_throw(napi_env env, Environment* environment, int64_t bytes, int device) {
+  Allocator* allocator = roots::device(device).allocator;
+  Storage* storage = Storage::create(allocator, static_cast<size_t>(bytes));
   if (!storage) {
     environment->flush_parked();
     environment->stream.synchronize();
-    storage = Storage::create(devices()[0].allocator, static_cast<size_t>(bytes));
+    storage = Storage::create(allocator, static_cast<size_t>(bytes));
   }
   if (!storage) {
-    const MemoryStats stats = devices()[0].allocator->stats();
+    const MemoryStats stats = allocator->stats();
     throw_error(env, "ERR_OUT_OF_MEMORY",
-                "out of memory on cpu: " + megabytes(bytes) + " asked for, " + megabytes(stats.live_bytes) +
-                    " of " + megabytes(stats.limit_bytes) + " in use in " +
-                    std::to_string(stats.live_blocks) +
+                std::string("out of memory on ") + allocator->backend()->name + ": " + megabytes(bytes) +
+                    " asked for, " + megabytes(stats.live_bytes) + " of " + megabytes(stats.limit_bytes) +
+                    " in use in " + std::to_string(stats.live_blocks) +
                     " storages; dispose tensors, use tidy(), or raise the limit with setMemoryLimit()");
   }
   return storage;
+}
+
+// A device index argument; false with a pending exception.
+bool to_device(napi_env env, napi_value value, int* device) {
+  int64_t index;
+  if (to_size(env, value, &index) && index < device_count()) {
+    *device = static_cast<int>(index);
+    return true;
+  }
+  throw_error(env, "ERR_ROOTS_NATIVE", "expected the index of a device");
+  return false;
 }
 
 // The bytes of any typed array or DataView-free buffer; false with a pending exception otherwise.
@@ -98,11 +115,12 @@ bool bytes_of(napi_env env, napi_value value, void** data, size_t* bytes) {
   return true;
 }
 
-// createStorage(bytes, host = false): uninitialised. With host, bytes that no queued kernel uses, so that the
-// host may write them; otherwise they are for kernels alone.
+// createStorage(bytes, host = false, device): uninitialised. With host, bytes on the CPU that no queued
+// kernel uses, so that the host may write them. Otherwise they are for kernels alone, and where there is more
+// than one device and none is given they get their memory from the first kernel.
 napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
-  napi_value arguments[2];
-  size_t count = 2;
+  napi_value arguments[3];
+  size_t count = 3;
   void* data;
   if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
   int64_t bytes;
@@ -111,25 +129,102 @@ napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
   bool host = false;
   if (count >= 2) napi_get_value_bool(env, arguments[1], &host);
   auto* environment = static_cast<Environment*>(data);
-  Storage* storage = host ? nullptr : adopt_parked(environment, bytes);
-  if (!storage) storage = allocate_or_throw(env, environment, bytes);
-  return storage ? wrap(env, storage) : nullptr;
+  int device = 0;
+  if (count >= 3) {
+    if (!to_device(env, arguments[2], &device)) return nullptr;
+  } else if (!host && device_count() > 1) {
+    return wrap(env, nullptr, static_cast<size_t>(bytes));
+  }
+  Storage* storage = host ? nullptr : adopt_parked(environment, bytes, device);
+  if (!storage) storage = allocate_or_throw(env, environment, bytes, device);
+  return storage ? wrap(env, storage, static_cast<size_t>(bytes)) : nullptr;
 }
 
-// createStorageFrom(typedArray): a storage with a copy of its bytes
+// createStorageFrom(typedArray, device): a storage with a copy of its bytes
 napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
-  napi_value argument;
-  size_t count = 1;
+  napi_value arguments[2];
+  size_t count = 2;
   void* environment;
-  if (napi_get_cb_info(env, info, &count, &argument, nullptr, &environment) != napi_ok) return nullptr;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &environment) != napi_ok) return nullptr;
   void* source;
   size_t bytes;
-  if (count < 1 || !bytes_of(env, argument, &source, &bytes)) return nullptr;
+  int device = 0;
+  if (count < 2 || !bytes_of(env, arguments[0], &source, &bytes) || !to_device(env, arguments[1], &device))
+    return nullptr;
   Storage* storage =
-      allocate_or_throw(env, static_cast<Environment*>(environment), static_cast<int64_t>(bytes));
+      allocate_or_throw(env, static_cast<Environment*>(environment), static_cast<int64_t>(bytes), device);
   if (!storage) return nullptr;
-  if (bytes > 0) memcpy(storage->data(), source, bytes);
-  return wrap(env, storage);
+  if (bytes > 0)
+    if (const Status status =
+            roots::device(device).backend->copy(storage->data(), source, bytes, CopyKind::host_to_device)) {
+      storage->release();
+      return throw_error(env, "ERR_ROOTS_NATIVE", status);
+    }
+  return wrap(env, storage, bytes);
+}
+
+// storageDevice(handle): the index of its device; the default one where no kernel has seen it
+napi_value storage_device(napi_env env, napi_callback_info info) noexcept {
+  napi_value argument, result = nullptr;
+  size_t count = 1;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, &data) != napi_ok || count < 1) return nullptr;
+  const StorageHandle* handle = handle_of(env, argument);
+  if (!handle) return nullptr;
+  const auto* environment = static_cast<Environment*>(data);
+  napi_create_int32(
+      env, handle->storage ? handle->storage->allocator()->device() : environment->default_device, &result);
+  return result;
+}
+
+// Bytes from one device to another, in the order of the queue.
+class TransferTask final : public Task {
+ public:
+  TransferTask(Storage* from, size_t offset, Storage* to) : from_(from), offset_(offset), to_(to) {
+    from_->retain_for_task();
+    to_->retain_for_task();
+  }
+  ~TransferTask() override {
+    from_->release_for_task();
+    to_->release_for_task();
+  }
+  Status run(const Context&) override {
+    const char* source = static_cast<const char*>(from_->data()) + offset_;
+    const int from = from_->allocator()->device(), to = to_->allocator()->device();
+    const CopyKind kind = from == to ? CopyKind::device_to_device
+                          : to == 0  ? CopyKind::device_to_host
+                                     : CopyKind::host_to_device;
+    return roots::device(from == 0 ? to : from).backend->copy(to_->data(), source, to_->bytes(), kind);
+  }
+  const char* name() const override { return "to"; }
+
+ private:
+  Storage* from_;
+  size_t offset_;
+  Storage* to_;
+};
+
+// transferStorage(handle, offset, bytes, device): a new storage on a device with a range of another's bytes
+napi_value transfer_storage(napi_env env, napi_callback_info info) noexcept {
+  napi_value arguments[4];
+  size_t count = 4;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
+  auto* environment = static_cast<Environment*>(data);
+  StorageHandle* handle = count >= 4 ? storage_of(env, environment, arguments[0]) : nullptr;
+  int64_t offset, bytes;
+  int device;
+  if (!handle || !to_device(env, arguments[3], &device)) return nullptr;
+  if (!to_size(env, arguments[1], &offset) || !to_size(env, arguments[2], &bytes) ||
+      static_cast<size_t>(offset) > handle->bytes ||
+      static_cast<size_t>(bytes) > handle->bytes - static_cast<size_t>(offset))
+    return throw_error(env, "ERR_ROOTS_NATIVE", "transferStorage: the range does not lie inside its storage");
+  Storage* storage = adopt_parked(environment, bytes, device);
+  if (!storage) storage = allocate_or_throw(env, environment, bytes, device);
+  if (!storage) return nullptr;
+  environment->stream.submit(
+      std::make_unique<TransferTask>(handle->storage, static_cast<size_t>(offset), storage));
+  return wrap(env, storage, static_cast<size_t>(bytes));
 }
 
 // disposeStorage(handle)
@@ -147,8 +242,9 @@ napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   Storage* storage = handle->storage;
   if (storage && storage->waits_for_tasks_only()) {
     Block* block = storage->surrender();
-    devices()[0].allocator->park(storage->bytes(), block->rounded());
-    static_cast<Environment*>(environment)->parked[block->rounded()].push_back(block);
+    Allocator* allocator = storage->allocator();
+    allocator->park(storage->bytes(), block->rounded());
+    static_cast<Environment*>(environment)->parked[allocator->device()][block->rounded()].push_back(block);
   }
   drop(env, handle);
   return nullptr;
@@ -160,9 +256,9 @@ struct ReadRequest {
   int64_t offset = 0;
 };
 
-bool read_request(napi_env env, const napi_value* arguments, void** target, size_t* bytes,
-                  ReadRequest* request) {
-  StorageHandle* handle = storage_of(env, arguments[0]);
+bool read_request(napi_env env, Environment* environment, const napi_value* arguments, void** target,
+                  size_t* bytes, ReadRequest* request) {
+  StorageHandle* handle = storage_of(env, environment, arguments[0]);
   if (!handle) return false;
   if (!to_size(env, arguments[1], &request->offset) || !bytes_of(env, arguments[2], target, bytes)) {
     throw_error(env, "ERR_ROOTS_NATIVE", "read: expected (storage, offset, typed array)");
@@ -183,16 +279,36 @@ struct PendingRead {
   Environment* environment;
   Storage* storage;  // nullptr for synchronize()
   int64_t offset;
+  size_t bytes;
   napi_ref target;
   napi_deferred deferred;
+  // Bytes of another device, fetched on the stream's thread, which may wait for it.
+  std::unique_ptr<char[]> fetched;
+  Status failure;
 };
 
 namespace {
+
+Status fetch(PendingRead& read) {
+  if (!read.storage || read.storage->allocator()->device() == 0) {
+    // synchronize(): what the other devices still do, and what went wrong there
+    for (int d = 1; d < device_count() && !read.storage; ++d)
+      if (const Status status = device(d).backend->copy(nullptr, nullptr, 0, CopyKind::device_to_host))
+        return status;
+    return nullptr;
+  }
+  read.fetched.reset(new (std::nothrow) char[read.bytes > 0 ? read.bytes : 1]);
+  if (!read.fetched) return "out of memory";
+  return read.storage->allocator()->backend()->copy(read.fetched.get(),
+                                                    static_cast<char*>(read.storage->data()) + read.offset,
+                                                    read.bytes, CopyKind::device_to_host);
+}
 
 class CompletionTask final : public Task {
  public:
   explicit CompletionTask(PendingRead* read) : read_(read) {}
   Status run(const Context&) override {
+    read_->failure = fetch(*read_);
     napi_call_threadsafe_function(read_->environment->completions, read_, napi_tsfn_nonblocking);
     return nullptr;
   }
@@ -209,6 +325,7 @@ void settle(napi_env env, napi_value, void*, void* data) noexcept {
     return;
   }
   std::string error = read->environment->stream.take_error();
+  if (error.empty() && read->failure) error = read->failure;
   napi_value value = nullptr;
   napi_get_undefined(env, &value);
   if (read->storage) {
@@ -219,9 +336,10 @@ void settle(napi_env env, napi_value, void*, void* data) noexcept {
         bytes_of(env, target, &to, &bytes)) {
       // detached or shrunk meanwhile: copy no more than there is
       const size_t available = read->storage->bytes() - static_cast<size_t>(read->offset);
-      if (bytes > 0)
-        memcpy(to, static_cast<char*>(read->storage->data()) + read->offset,
-               bytes < available ? bytes : available);
+      const char* from =
+          read->fetched ? read->fetched.get() : static_cast<char*>(read->storage->data()) + read->offset;
+      if (read->fetched && bytes > read->bytes) bytes = read->bytes;
+      if (bytes > 0) memcpy(to, from, bytes < available ? bytes : available);
       value = target;
     }
     napi_delete_reference(env, read->target);
@@ -252,11 +370,12 @@ napi_value read_async(napi_env env, napi_callback_info info) noexcept {
   ReadRequest request;
   void* target;
   size_t bytes;
-  if (count >= 3 && !read_request(env, arguments, &target, &bytes, &request)) return nullptr;
+  if (count >= 3 && !read_request(env, environment, arguments, &target, &bytes, &request)) return nullptr;
   auto read = std::make_unique<PendingRead>();
   read->environment = environment;
   read->storage = request.storage;
   read->offset = request.offset;
+  read->bytes = request.storage ? bytes : 0;
   if (read->storage && napi_create_reference(env, arguments[2], 1, &read->target) != napi_ok) return nullptr;
   napi_value promise;
   if (napi_create_promise(env, &read->deferred, &promise) != napi_ok) return nullptr;
@@ -276,18 +395,24 @@ napi_value read_sync(napi_env env, napi_callback_info info) noexcept {
   ReadRequest request;
   void* target;
   size_t bytes;
-  if (count >= 3 && !read_request(env, arguments, &target, &bytes, &request)) return nullptr;
+  if (count >= 3 && !read_request(env, environment, arguments, &target, &bytes, &request)) return nullptr;
   environment->stream.synchronize();
   const std::string error = environment->stream.take_error();
   if (!error.empty()) return throw_error(env, "ERR_ROOTS_NATIVE", error);
   if (request.storage && bytes > 0)
-    memcpy(target, static_cast<char*>(request.storage->data()) + request.offset, bytes);
+    if (const Status status = request.storage->allocator()->backend()->copy(
+            target, static_cast<char*>(request.storage->data()) + request.offset, bytes,
+            CopyKind::device_to_host))
+      return throw_error(env, "ERR_ROOTS_NATIVE", status);
+  for (int d = 1; d < device_count() && !request.storage; ++d)
+    if (const Status status = device(d).backend->copy(nullptr, nullptr, 0, CopyKind::device_to_host))
+      return throw_error(env, "ERR_ROOTS_NATIVE", status);
   return nullptr;
 }
 
 }  // namespace
 
-StorageHandle* storage_of(napi_env env, napi_value value) {
+StorageHandle* handle_of(napi_env env, napi_value value) {
   void* data;
   if (napi_get_value_external(env, value, &data) != napi_ok || !data ||
       static_cast<StorageHandle*>(data)->magic != StorageHandle::kMagic) {
@@ -295,11 +420,29 @@ StorageHandle* storage_of(napi_env env, napi_value value) {
     return nullptr;
   }
   auto* handle = static_cast<StorageHandle*>(data);
-  if (!handle->storage) {
+  if (!handle->storage && !handle->undecided) {
     throw_error(env, "ERR_ROOTS_DISPOSED", "the tensor has been disposed");
     return nullptr;
   }
   return handle;
+}
+
+StorageHandle* storage_of(napi_env env, Environment* environment, napi_value value) {
+  StorageHandle* handle = handle_of(env, value);
+  return !handle || handle->storage || decide(env, environment, handle, environment->default_device)
+             ? handle
+             : nullptr;
+}
+
+bool decide(napi_env env, Environment* environment, StorageHandle* handle, int device) {
+  const auto bytes = static_cast<int64_t>(handle->bytes);
+  Storage* storage = adopt_parked(environment, bytes, device);
+  if (!storage) storage = allocate_or_throw(env, environment, bytes, device);
+  if (!storage) return false;
+  handle->storage = storage;
+  handle->undecided = false;
+  adjust_external(env, bytes);
+  return true;
 }
 
 Environment::Environment(napi_env e) : env(e) {
@@ -318,13 +461,15 @@ Environment::~Environment() {
 }
 
 void Environment::flush_parked() {
-  Allocator* allocator = devices()[0].allocator;
-  for (auto& [rounded, blocks] : parked)
-    for (Block* block : blocks) {
-      allocator->unpark_unused(rounded);
-      block->release(allocator);
-    }
-  parked.clear();
+  for (int d = 0; d < device_count(); ++d) {
+    Allocator* allocator = device(d).allocator;
+    for (auto& [rounded, blocks] : parked[d])
+      for (Block* block : blocks) {
+        allocator->unpark_unused(rounded);
+        block->release(allocator);
+      }
+    parked[d].clear();
+  }
 }
 
 void Environment::add_pending() {
@@ -344,6 +489,8 @@ void register_storage(Napi::Env env, Napi::Object exports, Environment* environm
   };
   add("createStorage", create_storage);
   add("createStorageFrom", create_storage_from);
+  add("storageDevice", storage_device);
+  add("transferStorage", transfer_storage);
   add("disposeStorage", dispose_storage);
   add("read", read_async);
   add("readSync", read_sync);

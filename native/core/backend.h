@@ -1,5 +1,7 @@
 // The whole contract of a device, C ABI, so that compilers and C++ runtimes may differ.
 // The CPU is built in; other backends are separate libraries that export `backend_entry` and nothing else.
+// Copies run in the order of the kernels; one to the host returns when the bytes are there, with what went
+// wrong on the device since the last.
 #pragma once
 
 #include <stddef.h>
@@ -15,6 +17,7 @@ struct Backend {
   uint64_t abi;               // kernel_abi_hash() of the build that made this backend
   const char* name;           // "cpu", "cuda"
   int32_t (*device_count)();  // 0, with last_error() set, when the driver is missing
+  int64_t (*memory_bytes)();  // of the device; 0: the system decides
   // Device memory. Blocks are at least 64-byte aligned; contents are undefined.
   Status (*allocate)(size_t bytes, void** out);
   void (*release)(void* data, size_t bytes);

@@ -1,13 +1,18 @@
 // Unary and binary formulas, written once. V is a vector of the compiled instruction set (or a plain number
 // on a GPU); the functions it needs (exp, log, sqrt, fma, select, abs, max, min) are found beside V by its
-// namespace.
+// namespace. V::Element is the element type; V::kHasErf says that native_erf(V) exists.
 //
 // A new unary function: a struct here with forward(x) and derivative(x), and UNARY(name) in kernels.def.
 #pragma once
 
+#if defined(__CUDACC__)
+#define ROOTS_FORMULA_TARGET __host__ __device__
+#else
+#define ROOTS_FORMULA_TARGET
+#endif
 #define ROOTS_FORMULA \
   template <class V>  \
-  static inline __attribute__((always_inline)) V
+  static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) V
 
 namespace roots {
 namespace formula {
@@ -43,8 +48,10 @@ struct helpers {
   // erf x = (2 / sqrt(pi)) e^(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!, all terms of one sign, so nothing cancels.
   // The number of terms that reach the precision grows with |x|; beyond 6 (double) erf rounds to 1.
   ROOTS_FORMULA erf(V x) {
-    const V limit(sizeof(x.v[0]) == 4 ? 4.0 : 6.0);
-    const int terms = sizeof(x.v[0]) == 4 ? 42 : 110;
+    if constexpr (V::kHasErf) return native_erf(x);
+    constexpr bool kFloat = sizeof(typename V::Element) == 4;
+    const V limit(kFloat ? 4.0 : 6.0);
+    const int terms = kFloat ? 42 : 110;
     V a = abs(x);
     a = pick(a > limit, limit, a, x);
     const V z = a * a;
@@ -73,7 +80,7 @@ struct helpers {
   }
 
   template <class M, class V>
-  static inline __attribute__((always_inline)) V pick(M mask, V a, V b, V) {
+  static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) V pick(M mask, V a, V b, V) {
     return V(mask ? a.v : b.v);
   }
 };
@@ -254,12 +261,12 @@ struct minimum_formula {
   }
 };
 
-#define ROOTS_COMPARISON(name, op)                                                  \
-  struct name##_formula {                                                           \
-    template <class V>                                                              \
-    static inline __attribute__((always_inline)) typename V::Mask apply(V a, V b) { \
-      return a op b;                                                                \
-    }                                                                               \
+#define ROOTS_COMPARISON(name, op)                                                                       \
+  struct name##_formula {                                                                                \
+    template <class V>                                                                                   \
+    static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) typename V::Mask apply(V a, V b) { \
+      return a op b;                                                                                     \
+    }                                                                                                    \
   };
 ROOTS_COMPARISON(equal, ==)
 ROOTS_COMPARISON(not_equal, !=)

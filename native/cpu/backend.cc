@@ -104,6 +104,7 @@ const Backend* cpu_backend() {
   static const Backend backend = {kernel_abi_hash(),
                                   "cpu",
                                   [] { return int32_t{1}; },
+                                  [] { return int64_t{0}; },
                                   allocate,
                                   release,
                                   copy,

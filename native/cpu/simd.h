@@ -65,6 +65,8 @@ struct Vec {
   using Raw = typename RawVector<T>::Type;
   using RawUnaligned = typename RawVector<T>::Unaligned;
   using Mask = typename RawVector<T>::Mask;
+  using Element = T;
+  static constexpr bool kHasErf = false;
   static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
 
   Raw v;

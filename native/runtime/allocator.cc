@@ -8,7 +8,8 @@ namespace {
 // Free blocks above this share of the peak go back to the system instead of into the cache.
 constexpr int64_t kMinimumCache = int64_t{256} << 20;
 
-int64_t default_limit() {
+int64_t default_limit(const Backend* backend) {
+  if (const int64_t bytes = backend->memory_bytes(); bytes > 0) return bytes / 20 * 19;
   const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
   return pages > 0 && page > 0 ? pages * page / 10 * 9 : int64_t{1} << 40;
 }
@@ -23,7 +24,9 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-Allocator::Allocator(const Backend* backend) : backend_(backend) { stats_.limit_bytes = default_limit(); }
+Allocator::Allocator(const Backend* backend, int device) : backend_(backend), device_(device) {
+  stats_.limit_bytes = default_limit(backend);
+}
 
 void* Allocator::allocate(size_t bytes, size_t* rounded_out) {
   const std::lock_guard lock(mutex_);

@@ -22,7 +22,10 @@ struct MemoryStats {
 
 class Allocator {
  public:
-  explicit Allocator(const Backend* backend);
+  Allocator(const Backend* backend, int device);
+
+  const Backend* backend() const { return backend_; }
+  int device() const { return device_; }
 
   // nullptr: the limit is reached or the system has no memory. `rounded`: the size of the block that was
   // found.
@@ -50,7 +53,8 @@ class Allocator {
   // wants its activations and its gradients, of different sizes, at different times.
   void make_room_locked(size_t rounded);
 
-  const Backend* backend_;
+  const Backend* const backend_;
+  const int device_;  // index in devices
   std::mutex mutex_;
   std::unordered_map<size_t, std::vector<void*>> free_;
   MemoryStats stats_;

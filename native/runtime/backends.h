@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "core/backend.h"
 #include "runtime/allocator.h"
@@ -10,11 +9,17 @@
 namespace roots {
 
 struct Device {
-  const Backend* backend;
-  Allocator* allocator;  // lives as long as the process
+  const Backend* backend = nullptr;
+  Allocator* allocator = nullptr;  // lives as long as the process
 };
 
-// Index 0 is the CPU.
-const std::vector<Device>& devices();
+constexpr int kMaxDevices = 4;
+
+// Index 0 is the CPU. Entries appear, and never change or go away.
+int device_count();
+const Device& device(int index);
+
+// Opens the library of a backend and appends its device, once per path. Empty, or the reason why not.
+std::string load_backend(const std::string& path);
 
 }  // namespace roots

@@ -62,6 +62,7 @@ class Storage {
 
   void* data() const { return block_->data(); }
   size_t bytes() const { return bytes_; }
+  Allocator* allocator() const { return allocator_; }
 
  private:
   Storage(Allocator* allocator, Block* block, size_t bytes)

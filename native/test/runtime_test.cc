@@ -32,7 +32,7 @@ void allocator() {
     EXPECT(n < 512 || size_class(n) <= n + n / 8 + 64);
     EXPECT(size_class(size_class(n)) == size_class(n));
   }
-  roots::Allocator a(roots::devices()[0].backend);
+  roots::Allocator a(roots::device(0).backend, 0);
   a.set_limit(1 << 20);
   size_t rounded = 0;
   void* p = a.allocate(1000, &rounded);

@@ -378,7 +378,7 @@ describe('Module.to', () => {
     model.to('float32').requiresGrad();
     model.loss({ inputIds, labels: inputIds }).backward();
     expect(weight.grad!.dtype).toBe('float32');
-    expect(() => model.to('int8' as 'float32')).toThrow(/to: dtype must be one of/);
+    expect(() => model.to('int8' as 'float32')).toThrow(/to: target must be one of/);
     expect(() => weight.setData(zeros([1]))).toThrow(/setData: expected a tensor of shape/);
   });
 });

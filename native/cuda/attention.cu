@@ -1,0 +1,401 @@
+// Scaled dot-product attention, forward and backward, for every case of the contract: masks, ranges of keys,
+// causal, sliding window, grouped query heads, any head sizes, float32 and float64. Definitions in
+// native/cpu/attention.cc.
+//
+// Forward: a warp owns a query; tiles of 32 keys and values pass through shared memory, a lane scores one
+// key, and the softmax is taken online (FlashAttention, arXiv 2205.14135). Backward: a warp owns a query for
+// dQ, and a key for dK and dV, so nothing is added by two warps and the bits are the same on every run.
+#include "cuda/declare.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/number.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/view.cuh"
+
+namespace roots {
+namespace cuda {
+namespace {
+
+constexpr int kWarps = 8, kThreads = kWarps * kWarp;
+constexpr int kTile = 32;  // keys or queries in shared memory at a time
+// Head elements per lane: sizes up to 256, and larger ones, which cost registers and shared memory.
+constexpr int kFewPerLane = 8, kManyPerLane = 32;
+
+struct Problem {
+  Tensor q, k, v, mask, out, lse;
+  const int64_t *lengths, *starts;
+  int64_t B, H, Hkv, Tq, Tk, D, Dv, window;
+  double scale;
+  bool causal;
+
+  bool few() const { return D <= kFewPerLane * kWarp && Dv <= kFewPerLane * kWarp; }
+  ROOTS_DEVICE int64_t first_key(int64_t b, int64_t i) const {
+    int64_t first = starts ? starts[b] : 0;
+    if (window > 0 && i + Tk - Tq - window + 1 > first) first = i + Tk - Tq - window + 1;
+    return first < 0 ? 0 : first;
+  }
+  ROOTS_DEVICE int64_t last_key(int64_t b, int64_t i) const {  // one past
+    int64_t last = lengths ? lengths[b] : Tk;
+    if (causal && i + Tk - Tq + 1 < last) last = i + Tk - Tq + 1;
+    return last > Tk ? Tk : last < 0 ? 0 : last;
+  }
+  ROOTS_DEVICE bool visible(int64_t b, int64_t i, int64_t j) const {
+    return j >= first_key(b, i) && j < last_key(b, i);
+  }
+};
+
+template <class T>
+ROOTS_DEVICE T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t i) {
+  return static_cast<T*>(t.data) + b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
+}
+
+template <class T>
+ROOTS_DEVICE T mask_at(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  return p.mask.data ? row_of<T>(p.mask, b, h, i)[j * p.mask.strides[3]] : T(0);
+}
+
+// Rows [first, first + 32) of a head into shared memory, `pitch` apart; zeros beyond `rows`.
+template <class T>
+ROOTS_DEVICE void stage(const Tensor& x, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t width,
+                        T* to, int64_t pitch) {
+  for (int64_t at = threadIdx.x; at < kTile * width; at += blockDim.x) {
+    const int64_t r = at / width, d = at % width;
+    to[r * pitch + d] = first + r < rows ? row_of<T>(x, b, h, first + r)[d] : T(0);
+  }
+}
+
+template <class T>
+ROOTS_DEVICE T dot(const T* a, const T* b, int64_t n) {
+  T sum = T(0);
+  for (int64_t d = 0; d < n; ++d) sum = fma_of(a[d], b[d], sum);
+  return sum;
+}
+
+// Elements of shared memory: two tiles, and two rows per warp.
+constexpr size_t shared_elements(int64_t D, int64_t Dv) {
+  return static_cast<size_t>(kTile * (D + 1) + kTile * (Dv + 1) + kWarps * (D + Dv));
+}
+
+template <class T>
+struct Shared {
+  T *keys, *values, *first, *second;
+  int64_t key_pitch, value_pitch;
+  ROOTS_DEVICE Shared(unsigned char* bytes, int64_t D, int64_t Dv) : key_pitch(D + 1), value_pitch(Dv + 1) {
+    keys = reinterpret_cast<T*>(bytes);
+    values = keys + kTile * key_pitch;
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    first = values + kTile * value_pitch + warp * (D + Dv);
+    second = first + D;
+  }
+};
+
+// Which (batch, head, first query) a block works on.
+struct Job {
+  int64_t b, h, i;
+};
+ROOTS_DEVICE Job job_of(int64_t job, int64_t tiles, int64_t heads) {
+  return {job / tiles / heads, job / tiles % heads, job % tiles * kWarps};
+}
+
+// The keys that any of the block's queries may see.
+ROOTS_DEVICE void block_range(const Problem& p, int64_t b, int64_t i0, int64_t* first, int64_t* last) {
+  const int64_t i1 = i0 + kWarps < p.Tq ? i0 + kWarps : p.Tq;
+  *first = p.first_key(b, i0);
+  *last = p.last_key(b, i1 - 1);
+}
+
+template <class T, int kPerLane>
+__global__ void __launch_bounds__(kThreads) forward_kernel(Problem p, int64_t tiles, int64_t jobs) {
+  ROOTS_DYNAMIC_SHARED(bytes);
+  const Shared<T> s(bytes, p.D, p.Dv);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
+    const Job at = job_of(job, tiles, p.H);
+    const int64_t b = at.b, h = at.h, i = at.i + warp, kv = h / (p.H / p.Hkv);
+    const bool active = i < p.Tq;
+    if (active)
+      for (int64_t d = lane; d < p.D; d += kWarp) s.first[d] = row_of<T>(p.q, b, h, i)[d];
+    T top = -infinity(T(0)), sum = T(0), acc[kPerLane] = {};
+    int64_t first, last;
+    block_range(p, b, at.i, &first, &last);
+    for (int64_t j0 = first; j0 < last; j0 += kTile) {
+      __syncthreads();
+      stage(p.k, b, kv, j0, p.Tk, p.D, s.keys, s.key_pitch);
+      stage(p.v, b, kv, j0, p.Tk, p.Dv, s.values, s.value_pitch);
+      __syncthreads();
+      if (!active) continue;
+      const int64_t j = j0 + lane;
+      T score = -infinity(T(0));
+      if (j < p.Tk && p.visible(b, i, j))
+        score = fma_of(dot(s.first, s.keys + lane * s.key_pitch, p.D), static_cast<T>(p.scale),
+                       mask_at<T>(p, b, h, i, j));
+      const T new_top = Max::combine(top, warp_reduce<Max>(score));
+      const T shift = new_top == -infinity(T(0)) ? T(0) : new_top;
+      const T weight = exp_of(score - shift), keep = exp_of(top - shift);
+      top = new_top;
+      sum = sum * keep + warp_reduce<Sum>(weight);
+#pragma unroll
+      for (int e = 0; e < kPerLane; ++e) acc[e] *= keep;
+      for (int key = 0; key < kTile; ++key) {
+        const T w = __shfl_sync(kAllLanes, weight, key);
+#pragma unroll
+        for (int e = 0; e < kPerLane; ++e)
+          if (lane + e * kWarp < p.Dv)
+            acc[e] = fma_of(w, s.values[key * s.value_pitch + lane + e * kWarp], acc[e]);
+      }
+    }
+    if (active) {
+      const T inverse = sum > T(0) || sum != sum ? T(1) / sum : T(0);
+      T* o = row_of<T>(p.out, b, h, i);
+#pragma unroll
+      for (int e = 0; e < kPerLane; ++e)
+        if (lane + e * kWarp < p.Dv) o[lane + e * kWarp] = acc[e] * inverse;
+      if (lane == 0)
+        static_cast<T*>(p.lse.data)[(b * p.H + h) * p.Tq + i] =
+            sum == T(0) ? -infinity(T(0)) : top + log_of(sum);
+    }
+    __syncthreads();
+  }
+}
+
+// delta = rowsum(dO * O), a warp per query.
+template <class T>
+__global__ void delta_kernel(Problem p, Tensor dout, T* delta, int64_t rows) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; r < rows; r += warps) {
+    const int64_t i = r % p.Tq, h = r / p.Tq % p.H, b = r / p.Tq / p.H;
+    const T *g = row_of<T>(dout, b, h, i), *o = row_of<T>(p.out, b, h, i);
+    T sum = T(0);
+    for (int64_t d = lane; d < p.Dv; d += kWarp) sum = fma_of(g[d], o[d], sum);
+    sum = warp_reduce<Sum>(sum);
+    if (lane == 0) delta[r] = sum;
+  }
+}
+
+// P and dS of one (query, key): zero where the query may not look.
+template <class T>
+struct Pair {
+  T weight, slope;
+};
+template <class T>
+ROOTS_DEVICE Pair<T> pair_of(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j, const T* q,
+                             const T* key, const T* dout, const T* value, T lse, T delta) {
+  if (!p.visible(b, i, j) || lse == -infinity(T(0))) return {T(0), T(0)};
+  const T score = fma_of(dot(q, key, p.D), static_cast<T>(p.scale), mask_at<T>(p, b, h, i, j));
+  const T weight = exp_of(score - lse);
+  return {weight, weight * (dot(dout, value, p.Dv) - delta)};
+}
+
+template <class T, int kPerLane>
+__global__ void __launch_bounds__(kThreads)
+    dq_kernel(Problem p, Tensor dout, const T* delta, Tensor dq, Tensor dmask, int64_t tiles, int64_t jobs) {
+  ROOTS_DYNAMIC_SHARED(bytes);
+  const Shared<T> s(bytes, p.D, p.Dv);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
+    const Job at = job_of(job, tiles, p.H);
+    const int64_t b = at.b, h = at.h, i = at.i + warp, kv = h / (p.H / p.Hkv);
+    const bool active = i < p.Tq;
+    T lse = T(0), di = T(0), acc[kPerLane] = {};
+    if (active) {
+      for (int64_t d = lane; d < p.D; d += kWarp) s.first[d] = row_of<T>(p.q, b, h, i)[d];
+      for (int64_t d = lane; d < p.Dv; d += kWarp) s.second[d] = row_of<T>(dout, b, h, i)[d];
+      lse = static_cast<const T*>(p.lse.data)[(b * p.H + h) * p.Tq + i];
+      di = delta[(b * p.H + h) * p.Tq + i];
+    }
+    int64_t first = 0, last = p.Tk;  // a gradient of the mask wants its zeros too
+    if (!dmask.data) block_range(p, b, at.i, &first, &last);
+    for (int64_t j0 = first; j0 < last; j0 += kTile) {
+      __syncthreads();
+      stage(p.k, b, kv, j0, p.Tk, p.D, s.keys, s.key_pitch);
+      stage(p.v, b, kv, j0, p.Tk, p.Dv, s.values, s.value_pitch);
+      __syncthreads();
+      if (!active) continue;
+      const int64_t j = j0 + lane;
+      Pair<T> pair{T(0), T(0)};
+      if (j < p.Tk)
+        pair = pair_of(p, b, h, i, j, s.first, s.keys + lane * s.key_pitch, s.second,
+                       s.values + lane * s.value_pitch, lse, di);
+      if (dmask.data && j < p.Tk)
+        static_cast<T*>(dmask.data)[((b * p.H + h) * p.Tq + i) * p.Tk + j] = pair.slope;
+      for (int key = 0; key < kTile; ++key) {
+        const T slope = __shfl_sync(kAllLanes, pair.slope, key);
+#pragma unroll
+        for (int e = 0; e < kPerLane; ++e)
+          if (lane + e * kWarp < p.D)
+            acc[e] = fma_of(slope, s.keys[key * s.key_pitch + lane + e * kWarp], acc[e]);
+      }
+    }
+    if (active) {
+      T* o = row_of<T>(dq, b, h, i);
+#pragma unroll
+      for (int e = 0; e < kPerLane; ++e)
+        if (lane + e * kWarp < p.D) o[lane + e * kWarp] = acc[e] * static_cast<T>(p.scale);
+    }
+    __syncthreads();
+  }
+}
+
+// A warp per key: queries and their gradients are staged, the key and its value are the warp's own rows.
+template <class T, int kPerLane>
+__global__ void __launch_bounds__(kThreads)
+    dkv_kernel(Problem p, Tensor dout, const T* delta, Tensor dk, Tensor dv, int64_t tiles, int64_t jobs) {
+  ROOTS_DYNAMIC_SHARED(bytes);
+  const Shared<T> s(bytes, p.D, p.Dv);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int64_t group = p.H / p.Hkv;
+  for (int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
+    const Job at = job_of(job, tiles, p.Hkv);
+    const int64_t b = at.b, kv = at.h, j = at.i + warp;
+    const bool active = j < p.Tk;
+    if (active) {
+      for (int64_t d = lane; d < p.D; d += kWarp) s.first[d] = row_of<T>(p.k, b, kv, j)[d];
+      for (int64_t d = lane; d < p.Dv; d += kWarp) s.second[d] = row_of<T>(p.v, b, kv, j)[d];
+    }
+    T key_sum[kPerLane] = {}, value_sum[kPerLane] = {};
+    // causal: queries before the first key of the block see none of its keys
+    int64_t first = p.causal ? at.i - (p.Tk - p.Tq) : 0;
+    first = first < 0 ? 0 : first / kTile * kTile;
+    for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
+      for (int64_t i0 = first; i0 < p.Tq; i0 += kTile) {
+        __syncthreads();
+        stage(p.q, b, h, i0, p.Tq, p.D, s.keys, s.key_pitch);
+        stage(dout, b, h, i0, p.Tq, p.Dv, s.values, s.value_pitch);
+        __syncthreads();
+        if (!active) continue;
+        const int64_t i = i0 + lane;
+        Pair<T> pair{T(0), T(0)};
+        if (i < p.Tq) {
+          const int64_t r = (b * p.H + h) * p.Tq + i;
+          pair = pair_of(p, b, h, i, j, s.keys + lane * s.key_pitch, s.first, s.values + lane * s.value_pitch,
+                         s.second, static_cast<const T*>(p.lse.data)[r], delta[r]);
+        }
+        for (int query = 0; query < kTile; ++query) {
+          const T slope = __shfl_sync(kAllLanes, pair.slope, query);
+          const T weight = __shfl_sync(kAllLanes, pair.weight, query);
+#pragma unroll
+          for (int e = 0; e < kPerLane; ++e) {
+            const int64_t d = lane + e * kWarp;
+            if (d < p.D) key_sum[e] = fma_of(slope, s.keys[query * s.key_pitch + d], key_sum[e]);
+            if (d < p.Dv) value_sum[e] = fma_of(weight, s.values[query * s.value_pitch + d], value_sum[e]);
+          }
+        }
+      }
+    if (active) {
+      T *to_key = row_of<T>(dk, b, kv, j), *to_value = row_of<T>(dv, b, kv, j);
+#pragma unroll
+      for (int e = 0; e < kPerLane; ++e) {
+        const int64_t d = lane + e * kWarp;
+        if (d < p.D) to_key[d] = key_sum[e] * static_cast<T>(p.scale);
+        if (d < p.Dv) to_value[d] = value_sum[e];
+      }
+    }
+    __syncthreads();
+  }
+}
+
+Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
+             const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
+             const Tensor& lse, double scale, int64_t causal, int64_t window, Problem* p) {
+  CHECK(q.rank == 4 && k.rank == 4 && v.rank == 4 && out.rank == 4 && lse.rank == 3, "needs rank 4");
+  *p = Problem{q,
+               k,
+               v,
+               mask,
+               out,
+               lse,
+               data<const int64_t>(lengths),
+               data<const int64_t>(starts),
+               q.shape[0],
+               q.shape[1],
+               k.shape[1],
+               q.shape[2],
+               k.shape[2],
+               q.shape[3],
+               v.shape[3],
+               window,
+               scale,
+               causal != 0};
+  CHECK(k.shape[0] == p->B && v.shape[0] == p->B && k.shape[3] == p->D, "k does not match q");
+  CHECK(v.shape[1] == p->Hkv && v.shape[2] == p->Tk, "v does not match k");
+  CHECK(p->Hkv > 0 && p->H % p->Hkv == 0, "query heads must be a multiple of key heads");
+  CHECK(out.shape[0] == p->B && out.shape[1] == p->H && out.shape[2] == p->Tq && out.shape[3] == p->Dv,
+        "out has the wrong shape");
+  CHECK(lse.shape[0] == p->B && lse.shape[1] == p->H && lse.shape[2] == p->Tq && is_contiguous(lse),
+        "lse has the wrong shape");
+  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
+        "dtypes differ");
+  CHECK(q.strides[3] == 1 && k.strides[3] == 1 && v.strides[3] == 1 && out.strides[3] == 1,
+        "rows must be dense");
+  CHECK(p->D <= kManyPerLane * kWarp && p->Dv <= kManyPerLane * kWarp,
+        "head sizes above 1024 have no CUDA kernel; move the tensors with .to('cpu')");
+  if (mask.data) {
+    CHECK(mask.rank == 4 && mask.dtype == q.dtype, "mask must have rank 4 and the dtype of q");
+    CHECK(mask.shape[0] == p->B && mask.shape[1] == p->H && mask.shape[2] == p->Tq && mask.shape[3] == p->Tk,
+          "mask has the wrong shape");
+  }
+  const OptionalTensor* const limits[] = {&lengths, &starts};
+  for (const OptionalTensor* t : limits)
+    CHECK(!t->data || (t->rank == 1 && t->shape[0] == p->B && t->dtype == DType::i64 && is_contiguous(*t)),
+          "lengths and starts are int64, one per batch");
+  return nullptr;
+}
+
+}  // namespace
+
+Status attention_forward(const Context&, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
+                         OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, double scale,
+                         int64_t causal, int64_t window) {
+  Problem p;
+  if (const Status status = check(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+    return status;
+  const int64_t tiles = ceil_div(p.Tq, kWarps), jobs = p.B * p.H * tiles;
+  if (jobs == 0) return nullptr;
+  return dispatch_float(q.dtype, [&](auto t) {
+    using T = decltype(t);
+    return launch(p.few() ? forward_kernel<T, kFewPerLane> : forward_kernel<T, kManyPerLane>, grid_for(jobs),
+                  kThreads, shared_elements(p.D, p.Dv) * sizeof(T), p, tiles, jobs);
+  });
+}
+
+Status attention_backward(const Context&, Tensor dout, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
+                          OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, Tensor dq,
+                          Tensor dk, Tensor dv, OptionalTensor dmask, double scale, int64_t causal,
+                          int64_t window) {
+  Problem p;
+  if (const Status status = check(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+    return status;
+  CHECK(same_shape(dout, out) && dout.strides[3] == 1 && dout.dtype == q.dtype, "dout must be like out");
+  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v),
+        "gradients must have the shapes of their inputs");
+  CHECK(dq.strides[3] == 1 && dk.strides[3] == 1 && dv.strides[3] == 1, "rows of gradients must be dense");
+  CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype, "dtypes differ");
+  CHECK(
+      !dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype),
+      "dmask must be contiguous, like mask");
+  const int64_t rows = p.B * p.H * p.Tq, query_tiles = ceil_div(p.Tq, kWarps),
+                key_tiles = ceil_div(p.Tk, kWarps);
+  return dispatch_float(q.dtype, [&](auto t) -> Status {
+    using T = decltype(t);
+    auto* delta = static_cast<T*>(workspace(0, static_cast<size_t>(rows + 1) * sizeof(T)));
+    CHECK(delta != nullptr, kOutOfMemory);
+    const size_t shared = shared_elements(p.D, p.Dv) * sizeof(T);
+    Status status = nullptr;
+    if (rows > 0) {
+      status = launch(delta_kernel<T>, grid_for(ceil_div(rows, kWarps)), kThreads, 0, p, dout, delta, rows);
+      if (!status)
+        status =
+            launch(p.few() ? dq_kernel<T, kFewPerLane> : dq_kernel<T, kManyPerLane>,
+                   grid_for(p.B * p.H * query_tiles), kThreads, shared, p, dout, static_cast<const T*>(delta),
+                   dq, static_cast<Tensor>(dmask), query_tiles, p.B * p.H * query_tiles);
+    }
+    const int64_t key_jobs = p.B * p.Hkv * key_tiles;
+    if (!status && key_jobs > 0)
+      status = launch(p.few() ? dkv_kernel<T, kFewPerLane> : dkv_kernel<T, kManyPerLane>, grid_for(key_jobs),
+                      kThreads, shared, p, dout, static_cast<const T*>(delta), dk, dv, key_tiles, key_jobs);
+    return status;
+  });
+}
+
+}  // namespace cuda
+}  // namespace roots

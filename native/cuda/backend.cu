@@ -1,0 +1,242 @@
+// The CUDA backend behind its one exported symbol: driver probe, device memory, copies, the kernel table.
+//
+// One GPU (the first that CUDA_VISIBLE_DEVICES leaves) and one stream for the whole process: memory is handed
+// on in the order of the queue, so the device keeps that order. Errors of kernels surface at the next launch
+// or read.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/backend.h"
+#include "cuda/declare.cuh"
+#include "cuda/launch.cuh"
+
+namespace roots {
+namespace cuda {
+namespace {
+
+constexpr int kSlots = 4;
+
+char g_words[256] = "";  // last_error()
+
+// --- the device, or its emulation
+// --------------------------------------------------------------------------------
+#if defined(ROOTS_CUDA_EMULATED)
+
+int32_t device_count() { return 1; }
+const char* describe() { return "emulated on the CPU: for tests of correctness, not a GPU"; }
+int64_t memory_bytes() { return int64_t{2} << 30; }
+bool raw_allocate(size_t bytes, void** out) {
+  return (*out = aligned_alloc(256, (bytes + 255) / 256 * 256)) != nullptr;
+}
+void raw_release(void* data) { free(data); }
+Status raw_copy(void* to, const void* from, size_t bytes, CopyKind) {
+  memcpy(to, from, bytes);
+  return nullptr;
+}
+void raw_zero(void* data, size_t bytes) { memset(data, 0, bytes); }
+
+#else
+
+cudaStream_t g_stream = nullptr;
+char g_description[400] = "";
+int64_t g_memory = 0;
+
+// Finds the GPU on first use. 0 with g_words set when there is none.
+int32_t probe() {
+  int driver = 0, count = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    snprintf(g_words, sizeof g_words, "no NVIDIA driver on this machine");
+    return 0;
+  }
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    snprintf(g_words, sizeof g_words,
+             "the NVIDIA driver supports CUDA %d.%d, this module needs %d.%d or later", driver / 1000,
+             driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    return 0;
+  }
+  if (error != cudaSuccess || count == 0) {
+    snprintf(g_words, sizeof g_words, "no usable GPU: %s", cudaGetErrorString(error));
+    return 0;
+  }
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+  if (major < 8) {
+    snprintf(g_words, sizeof g_words, "the GPU has compute capability %d.%d, 8.0 or later is needed", major,
+             minor);
+    return 0;
+  }
+  cudaDeviceProp properties;
+  size_t free_bytes = 0, total = 0;
+  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess || cudaSetDevice(0) != cudaSuccess ||
+      cudaMemGetInfo(&free_bytes, &total) != cudaSuccess ||
+      cudaStreamCreateWithFlags(&g_stream, cudaStreamNonBlocking) != cudaSuccess) {
+    snprintf(g_words, sizeof g_words, "the GPU could not be opened: %s",
+             cudaGetErrorString(cudaGetLastError()));
+    return 0;
+  }
+  g_memory = static_cast<int64_t>(total);
+  snprintf(g_description, sizeof g_description, "%s (compute capability %d.%d, %.1f GB)", properties.name,
+           major, minor, static_cast<double>(total) / 1e9);
+  return 1;  // the first GPU alone
+}
+
+int32_t device_count() {
+  static const int32_t count = probe();
+  return count;
+}
+const char* describe() { return g_description; }
+int64_t memory_bytes() { return g_memory; }
+
+Status words_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+
+bool raw_allocate(size_t bytes, void** out) {
+  if (cudaMalloc(out, bytes > 0 ? bytes : 1) == cudaSuccess) return true;
+  cudaGetLastError();  // out of memory is not sticky: the caller drops its cache and tries again
+  return false;
+}
+void raw_release(void* data) { cudaFree(data); }
+Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
+  const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice};
+  // from pageable memory the call returns when the source may be reused
+  cudaError_t error = cudaMemcpyAsync(to, from, bytes, kinds[static_cast<int>(kind)], g_stream);
+  if (error == cudaSuccess && kind == CopyKind::device_to_host) error = cudaStreamSynchronize(g_stream);
+  return words_of(error);
+}
+void raw_zero(void* data, size_t bytes) { cudaMemsetAsync(data, 0, bytes, g_stream); }
+
+#endif
+
+// Scratch of the thread that launches: each environment has its own, and the stream runs its kernels in
+// order.
+struct Workspaces {
+  void* data[kSlots] = {};
+  size_t bytes[kSlots] = {};
+  ~Workspaces() {
+    for (void* p : data)
+      if (p) raw_release(p);
+  }
+};
+
+Status allocate(size_t bytes, void** out) { return raw_allocate(bytes, out) ? nullptr : kOutOfMemory; }
+void release(void* data, size_t) { raw_release(data); }
+
+Status fault_words(Fault fault) {
+  switch (fault) {
+    case Fault::none: return nullptr;
+    case Fault::embedding_forward: return "embedding_forward: index out of range";
+    case Fault::embedding_backward: return "embedding_backward: index out of range";
+    case Fault::embedding_i8: return "embedding_i8: index out of range";
+    case Fault::gather: return "gather: index out of range";
+    case Fault::scatter_add: return "scatter_add: index out of range";
+    case Fault::cross_entropy_forward: return "cross_entropy_forward: target out of range";
+    case Fault::cross_entropy_backward: return "cross_entropy_backward: target out of range";
+  }
+  return "unknown fault";
+}
+
+// Reads also report what kernels found in their data.
+Status transfer(void* destination, const void* source, size_t bytes, CopyKind kind) {
+  if (bytes > 0)
+    if (const Status status = raw_copy(destination, source, bytes, kind)) return status;
+  if (kind != CopyKind::device_to_host) return nullptr;
+  int32_t* word = fault_word();
+  if (!word) return nullptr;
+  int32_t fault = 0;
+  if (const Status status = raw_copy(&fault, word, sizeof fault, kind)) return status;
+  if (fault != 0) raw_zero(word, sizeof fault);
+  return fault_words(static_cast<Fault>(fault));
+}
+
+// --- the kernel table
+// --------------------------------------------------------------------------------------------
+constexpr bool same_name(const char* a, const char* b) {
+  while (*a && *a == *b) ++a, ++b;
+  return *a == *b;
+}
+constexpr bool supported(const char* name) {
+#define UNSUPPORTED(missing) \
+  if (same_name(name, #missing)) return false;
+#include "cuda/unsupported.def"
+#undef UNSUPPORTED
+  return true;
+}
+
+// The kernel, or, without naming it, an answer that it does not exist.
+#define ROOTS_ENTRY(name, ...)                                   \
+  template <bool Supported>                                      \
+  struct entry_##name {                                          \
+    static Status missing(const Context&, __VA_ARGS__) {         \
+      return "no CUDA kernel; move the tensors with .to('cpu')"; \
+    }                                                            \
+    static auto get() {                                          \
+      if constexpr (Supported)                                   \
+        return &::roots::cuda::name;                             \
+      else                                                       \
+        return &missing;                                         \
+    }                                                            \
+  };
+#define KERNEL(name, ...) ROOTS_ENTRY(name, __VA_ARGS__)
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#endif
+#include "kernels.def"
+#undef KERNEL
+
+const KernelTable* kernels() {
+  static const KernelTable table = [] {
+    KernelTable t;
+#define KERNEL(name, ...) t.name = entry_##name<supported(#name)>::get();
+#include "kernels.def"
+#undef KERNEL
+    return t;
+  }();
+  return &table;
+}
+
+}  // namespace
+
+void* workspace(int slot, size_t bytes) {
+  static thread_local Workspaces w;
+  if (w.bytes[slot] < bytes || !w.data[slot]) {
+    if (w.data[slot]) raw_release(w.data[slot]);
+    w.data[slot] = nullptr;
+    w.bytes[slot] = 0;
+    const size_t rounded = (bytes + (bytes >> 2) + 4095) / 4096 * 4096;
+    if (!raw_allocate(rounded, &w.data[slot])) return nullptr;
+    w.bytes[slot] = rounded;
+  }
+  return w.data[slot];
+}
+
+int32_t* fault_word() {
+  static int32_t* const word = [] {
+    void* p = nullptr;
+    if (!raw_allocate(sizeof(int32_t), &p)) return static_cast<int32_t*>(nullptr);
+    raw_zero(p, sizeof(int32_t));
+    return static_cast<int32_t*>(p);
+  }();
+  return word;
+}
+
+#if defined(ROOTS_CUDA_EMULATED)
+Status launched() { return nullptr; }
+#else
+Status launched() { return words_of(cudaGetLastError()); }
+cudaStream_t stream() { return g_stream; }
+#endif
+
+}  // namespace cuda
+}  // namespace roots
+
+extern "C" __attribute__((visibility("default"))) const roots::Backend* backend_entry(uint64_t) {
+  using namespace roots;
+  static const Backend backend = {kernel_abi_hash(),  "cuda",
+                                  cuda::device_count, cuda::memory_bytes,
+                                  cuda::allocate,     cuda::release,
+                                  cuda::transfer,     cuda::kernels,
+                                  cuda::describe,     [] { return static_cast<const char*>(cuda::g_words); }};
+  return &backend;
+}

@@ -1,0 +1,166 @@
+// Rows and elements chosen by index: embedding tables (float and int8), gather, scatter_add. An index out of
+// range sets the fault word, which the next read reports; nothing is read or written for it.
+#include "cuda/declare.cuh"
+#include "cuda/index.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/number.cuh"
+#include "cuda/view.cuh"
+
+namespace roots {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// The index, or -1 after noting the fault.
+ROOTS_DEVICE int64_t checked(Indices ids, int64_t i, int64_t limit, FaultReport fault) {
+  const int64_t id = ids.at(i);
+  if (id >= 0 && id < limit) return id;
+  fault.set();
+  return -1;
+}
+
+template <class Unit>
+__global__ void rows_kernel(Indices ids, const Unit* weight, int64_t row_stride, Unit* out, int64_t count,
+                            int64_t width, int64_t limit, FaultReport fault) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count * width;
+       i += step) {
+    const int64_t id = checked(ids, i / width, limit, fault);
+    out[i] = id < 0 ? Unit(0) : weight[id * row_stride + i % width];
+  }
+}
+
+__global__ void rows_i8_kernel(Indices ids, const int8_t* weight, const float* scale, float* out,
+                               int64_t count, int64_t width, int64_t limit, FaultReport fault) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count * width;
+       i += step) {
+    const int64_t id = checked(ids, i / width, limit, fault);
+    out[i] = id < 0 ? 0.0f : static_cast<float>(weight[id * width + i % width]) * scale[id];
+  }
+}
+
+// A thread owns a column and adds the rows in order: no atomics, the same bits on every run.
+template <class T>
+__global__ void scatter_rows_kernel(const T* dy, Indices ids, T* dweight, int64_t count, int64_t width,
+                                    int64_t limit, FaultReport fault) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (c >= width) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t id = checked(ids, i, limit, fault);
+    if (id >= 0) dweight[id * width + c] += dy[i * width + c];
+  }
+}
+
+// Along the last axis; index has k columns, the source n.
+template <class Unit>
+__global__ void gather_kernel(const Unit* x, Indices index, Unit* out, int64_t count, int64_t k, int64_t n,
+                              FaultReport fault) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const int64_t id = checked(index, i, n, fault);
+    out[i] = id < 0 ? Unit(0) : x[i / k * n + id];
+  }
+}
+
+// A thread owns a row and adds in order.
+template <class T>
+__global__ void scatter_add_kernel(T* out, Indices index, const T* source, int64_t rows, int64_t k, int64_t n,
+                                   FaultReport fault) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (r >= rows) return;
+  for (int64_t j = 0; j < k; ++j) {
+    const int64_t id = checked(index, r * k + j, n, fault);
+    if (id >= 0) out[r * n + id] += source[r * k + j];
+  }
+}
+
+template <class F>
+Status by_size(int64_t size, const F& f) {
+  switch (size) {
+    case 8: return f(uint64_t{});
+    case 4: return f(uint32_t{});
+    case 2: return f(uint16_t{});
+    default: return f(uint8_t{});
+  }
+}
+
+Status check_gather(const Tensor& x, const Tensor& index, const Tensor& y) {
+  CHECK(x.rank >= 1 && same_shape(index, y) && index.rank == x.rank && x.dtype == y.dtype, "shapes differ");
+  for (int32_t i = 0; i + 1 < x.rank; ++i) CHECK(index.shape[i] == x.shape[i], "shapes differ");
+  CHECK(is_contiguous(x) && is_contiguous(y), "needs contiguous tensors");
+  return check_indices(index);
+}
+
+}  // namespace
+
+Status embedding_forward(const Context&, Tensor ids, Tensor weight, Tensor out) {
+  CHECK(weight.rank == 2 && weight.strides[1] == 1, "weight must be a matrix with dense rows");
+  const int64_t n = numel(ids), width = weight.shape[1];
+  CHECK(out.dtype == weight.dtype && is_contiguous(out) && numel(out) == n * width,
+        "out has the wrong shape");
+  if (const Status status = check_indices(ids)) return status;
+  if (n * width == 0) return nullptr;
+  return by_size(dtype_size(weight.dtype), [&](auto unit) {
+    using Unit = decltype(unit);
+    return launch(rows_kernel<Unit>, grid_for(ceil_div(n * width, kThreads)), kThreads, 0, Indices(ids),
+                  data<const Unit>(weight), weight.strides[0], data<Unit>(out), n, width, weight.shape[0],
+                  fault(Fault::embedding_forward));
+  });
+}
+
+Status embedding_backward(const Context&, Tensor dy, Tensor ids, Tensor dweight) {
+  CHECK(dweight.rank == 2 && is_contiguous(dweight) && is_contiguous(dy), "needs contiguous tensors");
+  CHECK(dy.dtype == dweight.dtype && numel(dy) == numel(ids) * dweight.shape[1], "shapes differ");
+  if (const Status status = check_indices(ids)) return status;
+  const int64_t n = numel(ids), width = dweight.shape[1];
+  if (n * width == 0) return nullptr;
+  return dispatch_float(dy.dtype, [&](auto t) {
+    using T = decltype(t);
+    return launch(scatter_rows_kernel<T>, dim3(static_cast<unsigned>(ceil_div(width, 32))), 32, 0,
+                  data<const T>(dy), Indices(ids), data<T>(dweight), n, width, dweight.shape[0],
+                  fault(Fault::embedding_backward));
+  });
+}
+
+Status embedding_i8(const Context&, Tensor ids, Tensor weight, Tensor scale, Tensor out) {
+  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
+        "weight must be an int8 matrix");
+  CHECK(scale.dtype == DType::f32 && is_contiguous(scale) && numel(scale) == weight.shape[0],
+        "one scale per row");
+  const int64_t n = numel(ids), width = weight.shape[1];
+  CHECK(out.dtype == DType::f32 && is_contiguous(out) && numel(out) == n * width, "out has the wrong shape");
+  if (const Status status = check_indices(ids)) return status;
+  if (n * width == 0) return nullptr;
+  return launch(rows_i8_kernel, grid_for(ceil_div(n * width, kThreads)), kThreads, 0, Indices(ids),
+                data<const int8_t>(weight), data<const float>(scale), data<float>(out), n, width,
+                weight.shape[0], fault(Fault::embedding_i8));
+}
+
+Status gather(const Context&, Tensor x, Tensor index, Tensor out) {
+  if (const Status status = check_gather(x, index, out)) return status;
+  const int64_t count = numel(out);
+  if (count == 0) return nullptr;
+  return by_size(dtype_size(x.dtype), [&](auto unit) {
+    using Unit = decltype(unit);
+    return launch(gather_kernel<Unit>, grid_for(ceil_div(count, kThreads)), kThreads, 0, data<const Unit>(x),
+                  Indices(index), data<Unit>(out), count, index.shape[index.rank - 1], x.shape[x.rank - 1],
+                  fault(Fault::gather));
+  });
+}
+
+Status scatter_add(const Context&, Tensor out, Tensor index, Tensor source) {
+  if (const Status status = check_gather(out, index, source)) return status;
+  const int64_t k = index.shape[index.rank - 1], rows = k > 0 ? numel(index) / k : 0;
+  if (rows == 0) return nullptr;
+  return dispatch_number(out.dtype, [&](auto t) {
+    using T = decltype(t);
+    return launch(scatter_add_kernel<T>, dim3(static_cast<unsigned>(ceil_div(rows, kThreads))), kThreads, 0,
+                  data<T>(out), Indices(index), data<const T>(source), rows, k, out.shape[out.rank - 1],
+                  fault(Fault::scatter_add));
+  });
+}
+
+}  // namespace cuda
+}  // namespace roots

@@ -1,0 +1,41 @@
+// matmul (batched, any strides) and linear (y = activation(x W^T + b)) in float32 and float64, exact to the
+// type.
+#include "cuda/declare.cuh"
+#include "cuda/gemm/simt.cuh"
+
+namespace roots {
+namespace cuda {
+
+Status matmul(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumulate) {
+  if (const Status status = check_product(a, b, out)) return status;
+  CHECK(a.dtype == b.dtype && a.dtype == out.dtype, "dtypes differ");
+  const int32_t r = out.rank;
+  return dispatch_float(a.dtype, [&](auto t) {
+    using T = decltype(t);
+    Epilogue<T> epilogue;
+    epilogue.out = data<T>(out);
+    epilogue.accumulate = accumulate != 0;
+    return simt::gemm<T, T>(out.shape[r - 2], out.shape[r - 1], a.shape[r - 1],
+                            {data<T>(a), a.strides[r - 2], a.strides[r - 1]},
+                            {data<T>(b), b.strides[r - 1], b.strides[r - 2]}, Batches(a, b, out), epilogue);
+  });
+}
+
+Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out, OptionalTensor pre,
+              int64_t activation) {
+  if (const Status status = check_linear(x, weight, bias, out, pre, activation)) return status;
+  CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
+  return dispatch_float(x.dtype, [&](auto t) {
+    using T = decltype(t);
+    Epilogue<T> epilogue;
+    epilogue.out = data<T>(out);
+    epilogue.pre = data<T>(pre);
+    epilogue.bias = data<T>(bias);
+    epilogue.activation = static_cast<Activation>(activation);
+    return simt::gemm<T, T>(x.shape[0], weight.shape[0], x.shape[1], {data<T>(x), x.strides[0], x.strides[1]},
+                            {data<T>(weight), weight.strides[0], weight.strides[1]}, Batches(), epilogue);
+  });
+}
+
+}  // namespace cuda
+}  // namespace roots

@@ -1,0 +1,142 @@
+// One number with the interface that core/elementwise.h wants of a vector, the mathematics of this device,
+// and the 16-bit floats.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include "core/dtype.h"
+#include "core/status.h"
+#include "cuda/platform.cuh"
+
+namespace roots {
+namespace cuda {
+
+ROOTS_BOTH float infinity(float) { return __builtin_huge_valf(); }
+ROOTS_BOTH double infinity(double) { return __builtin_huge_val(); }
+
+ROOTS_BOTH float exp_of(float x) { return expf(x); }
+ROOTS_BOTH double exp_of(double x) { return ::exp(x); }
+ROOTS_BOTH float log_of(float x) { return logf(x); }
+ROOTS_BOTH double log_of(double x) { return ::log(x); }
+ROOTS_BOTH float sqrt_of(float x) { return sqrtf(x); }
+ROOTS_BOTH double sqrt_of(double x) { return ::sqrt(x); }
+ROOTS_BOTH float erf_of(float x) { return erff(x); }
+ROOTS_BOTH double erf_of(double x) { return ::erf(x); }
+ROOTS_BOTH float fma_of(float a, float b, float c) { return fmaf(a, b, c); }
+ROOTS_BOTH double fma_of(double a, double b, double c) { return ::fma(a, b, c); }
+// Never fused with what comes next.
+#if defined(__CUDA_ARCH__)
+ROOTS_DEVICE double mul_rounded(double a, double b) { return __dmul_rn(a, b); }
+ROOTS_DEVICE double add_rounded(double a, double b) { return __dadd_rn(a, b); }
+#else
+ROOTS_BOTH double mul_rounded(double a, double b) { return a * b; }
+ROOTS_BOTH double add_rounded(double a, double b) { return a + b; }
+#endif
+// Integers wrap around, as in PyTorch.
+ROOTS_BOTH int32_t fma_of(int32_t a, int32_t b, int32_t c) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b) + static_cast<uint32_t>(c));
+}
+ROOTS_BOTH int64_t fma_of(int64_t a, int64_t b, int64_t c) {
+  return static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b) + static_cast<uint64_t>(c));
+}
+
+template <class T>
+struct Number {
+  using Element = T;
+  using Mask = bool;
+  static constexpr bool kHasErf = true;
+  T v;
+  Number() = default;
+  ROOTS_BOTH explicit Number(T x) : v(x) {}
+  template <class X>
+  ROOTS_BOTH explicit Number(X x) : v(static_cast<T>(x)) {}
+  friend ROOTS_BOTH Number operator+(Number a, Number b) { return Number(a.v + b.v); }
+  friend ROOTS_BOTH Number operator-(Number a, Number b) { return Number(a.v - b.v); }
+  friend ROOTS_BOTH Number operator*(Number a, Number b) { return Number(a.v * b.v); }
+  friend ROOTS_BOTH Number operator/(Number a, Number b) { return Number(a.v / b.v); }
+  friend ROOTS_BOTH Number operator-(Number a) { return Number(-a.v); }
+  friend ROOTS_BOTH bool operator<(Number a, Number b) { return a.v < b.v; }
+  friend ROOTS_BOTH bool operator<=(Number a, Number b) { return a.v <= b.v; }
+  friend ROOTS_BOTH bool operator>(Number a, Number b) { return a.v > b.v; }
+  friend ROOTS_BOTH bool operator>=(Number a, Number b) { return a.v >= b.v; }
+  friend ROOTS_BOTH bool operator==(Number a, Number b) { return a.v == b.v; }
+  friend ROOTS_BOTH bool operator!=(Number a, Number b) { return a.v != b.v; }
+  friend ROOTS_BOTH Number exp(Number a) { return Number(exp_of(a.v)); }
+  friend ROOTS_BOTH Number log(Number a) { return Number(log_of(a.v)); }
+  friend ROOTS_BOTH Number sqrt(Number a) { return Number(sqrt_of(a.v)); }
+  friend ROOTS_BOTH Number native_erf(Number a) { return Number(erf_of(a.v)); }
+  friend ROOTS_BOTH Number abs(Number a) { return Number(a.v < 0 ? -a.v : a.v); }
+  friend ROOTS_BOTH Number fma(Number a, Number b, Number c) { return Number(fma_of(a.v, b.v, c.v)); }
+  // a NaN on either side wins, as on the CPU
+  friend ROOTS_BOTH Number max(Number a, Number b) { return Number(a.v > b.v || a.v != a.v ? a.v : b.v); }
+  friend ROOTS_BOTH Number min(Number a, Number b) { return Number(a.v < b.v || a.v != a.v ? a.v : b.v); }
+};
+
+// 16-bit floats and booleans as distinct types, so that conversions can be overloaded.
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+struct Bool {
+  uint8_t value;
+};
+
+ROOTS_BOTH float float_from(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+ROOTS_BOTH uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+ROOTS_BOTH float to_float(Bf16 x) { return float_from(static_cast<uint32_t>(x.bits) << 16); }
+// Round to nearest, ties to even; a NaN stays one.
+ROOTS_BOTH Bf16 to_bf16(float x) {
+  const uint32_t bits = bits_of(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+ROOTS_BOTH float to_float(F16 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16, exponent = (x.bits >> 10) & 31u,
+                 fraction = x.bits & 0x3ffu;
+  if (exponent == 31) return float_from(sign | 0x7f800000u | (fraction << 13));
+  if (exponent != 0) return float_from(sign | ((exponent + 112) << 23) | (fraction << 13));
+  const float small = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
+  return sign ? -small : small;
+}
+ROOTS_BOTH F16 to_f16(float x) {
+  const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
+  if (magnitude >= 0x38800000u) {
+    const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
+  }
+  // subnormal: adding 1/2 leaves the bits of the result at the bottom of the fraction
+  const float shifted = float_from(magnitude) + 0.5f;
+  return {static_cast<uint16_t>(sign | (bits_of(shifted) - 0x3f000000u))};
+}
+
+template <class F>
+Status dispatch_float(DType dtype, const F& f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::f64) return f(double{});
+  return "needs float32 or float64";
+}
+
+template <class F>
+Status dispatch_number(DType dtype, const F& f) {
+  if (dtype == DType::i32) return f(int32_t{});
+  if (dtype == DType::i64) return f(int64_t{});
+  return dispatch_float(dtype, f);
+}
+
+}  // namespace cuda
+}  // namespace roots

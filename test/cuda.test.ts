@@ -1,0 +1,174 @@
+// Devices: what holds without a GPU, and, where the emulated module is built (npm run build:cuda-emulated), the CUDA kernels themselves,
+// run block by block on the CPU. The op suite runs on them with ROOTS_TEST_DEVICE=cuda; here is what only devices have.
+import { execFileSync } from 'node:child_process';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { setDefaultDevice, tensor, toDevice } from '../lib/index.js';
+import { temporaryFolder } from './harness.js';
+
+const root = resolve(import.meta.dirname, '..');
+const emulated = join(root, 'build/cuda-emulated/roots_cuda_emulated.so');
+
+/** Runs a module in a process of its own, since a loaded backend stays; returns what it prints as JSON. */
+function run(source: string, env: Record<string, string>): unknown {
+  const file = join(temporaryFolder('cuda'), 'main.mts');
+  writeFileSync(
+    file,
+    `import * as roots from ${JSON.stringify(join(root, 'lib/index.ts'))};\nconst print = (x: unknown) => console.log(JSON.stringify(x));\nconst failure = (f: () => unknown) => { try { f(); return null; } catch (e) { return [(e as { code: string }).code, (e as Error).message]; } };\n${source}`,
+  );
+  const clean = { ...process.env, ROOTS_TEST_DEVICE: '', ...env };
+  const out = execFileSync(process.execPath, ['--expose-gc', '--import', 'tsx', file], {
+    cwd: root,
+    env: clean,
+    encoding: 'utf8',
+  });
+  return JSON.parse(out.trim().split('\n').at(-1)!) as unknown;
+}
+
+describe('devices without a GPU', () => {
+  it('moves to where a tensor is already without a copy, and rejects unknown names (P05)', () => {
+    const x = tensor([1, 2], { device: 'cpu' });
+    expect(toDevice(x, 'cpu').storage).toBe(x.storage);
+    expect(x.device).toBe('cpu');
+    expect(() => tensor([1], { device: 'gpu' as 'cuda' })).toThrow(
+      /expected 'cpu', 'cuda' or 'auto'/,
+    );
+    expect(() => setDefaultDevice('tpu' as 'cuda')).toThrow(/unknown device "tpu"/);
+  });
+  it("says why 'cuda' cannot be used, and 'auto' falls back silently", () => {
+    const source = `print([failure(() => roots.tensor([1], { device: 'cuda' })), roots.tensor([1], { device: 'auto' }).device, roots.devices().length]);`;
+    const missing = run(source, { ROOTS_CUDA_MODULE: '/nowhere/roots_cuda.so' });
+    expect(missing).toEqual([
+      ['ERR_DEVICE', expect.stringMatching(/CUDA module is not installed.*nowhere/)],
+      'cpu',
+      1,
+    ]);
+    const wrong = run(source, { ROOTS_CUDA_MODULE: join(root, 'package.json') });
+    expect(wrong).toEqual([['ERR_DEVICE', expect.stringMatching(/package\.json/)], 'cpu', 1]);
+    const addon = join(root, 'build/Release/roots.node');
+    if (existsSync(addon))
+      expect(run(source, { ROOTS_CUDA_MODULE: addon })).toEqual([
+        ['ERR_DEVICE', expect.stringMatching(/cannot be used here/)],
+        'cpu',
+        1,
+      ]);
+  });
+  const real = join(root, 'build/Release/roots_cuda.so');
+  it.skipIf(!existsSync(real))('opens the real module and names the missing driver', () => {
+    const got = run(`print(failure(() => roots.tensor([1], { device: 'cuda' })));`, {
+      ROOTS_CUDA_MODULE: real,
+    });
+    if (got !== null) expect(got).toEqual(['ERR_DEVICE', expect.stringMatching(/driver|GPU/)]);
+  });
+});
+
+const describeEmulated = existsSync(emulated) ? describe : describe.skip;
+describeEmulated(
+  `CUDA kernels, emulated${existsSync(emulated) ? '' : ' (skipped: npm run build:cuda-emulated first)'}`,
+  () => {
+    const env = { ROOTS_CUDA_MODULE: emulated };
+    it('results follow their inputs; mixing devices names both', () => {
+      expect(
+        run(
+          `const a = roots.tensor([[1, 2], [3, 4]], { device: 'cuda' });
+           const y = a.matmul(a).add(1).softmax();
+           print([a.device, y.device, Array.from(await a.matmul(a).data()), failure(() => roots.add(a, roots.ones([2, 2])))]);`,
+          env,
+        ),
+      ).toEqual([
+        'cuda',
+        'cuda',
+        [7, 10, 15, 22],
+        [
+          'ERR_DEVICE',
+          'add: expected tensors on one device, got cuda and cpu; move one with .to()',
+        ],
+      ]);
+    });
+    it('copies both ways keep every bit, views included, and gradients come home', () => {
+      expect(
+        run(
+          `const x = roots.tensor(Float32Array.from({ length: 12 }, (_, i) => i / 3), { shape: [3, 4] }).setRequiresGrad();
+           const y = roots.transpose(x).toDevice('cuda');
+           roots.sum(roots.square(y)).backward();
+           const back = y.toDevice('cpu');
+           print([y.device, y.shape, Array.from(await back.data()), x.grad!.device, Array.from(await x.grad!.data())]);`,
+          env,
+        ),
+      ).toEqual([
+        'cuda',
+        [4, 3],
+        [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11].map((i) => Math.fround(i / 3)),
+        'cpu',
+        Array.from({ length: 12 }, (_, i) => Math.fround(2 * Math.fround(i / 3))),
+      ]);
+    });
+    it('a model moves, trains and generates as on the CPU', () => {
+      const got = run(
+        `const config = { architectures: ['LlamaForCausalLM'], model_type: 'llama', hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 16, vocab_size: 29, rms_norm_eps: 1e-5, tie_word_embeddings: true };
+         const losses: number[][] = [];
+         for (const device of ['cpu', 'cuda'] as const) {
+           const model = roots.LlamaForCausalLM.create(config, new roots.Generator(5)).to(device).requiresGrad();
+           const optimizer = new roots.AdamW(model.parameters(), { lr: 1e-2 });
+           const ids = roots.tensor(Int32Array.from({ length: 32 }, (_, i) => (i * 5) % 29), { shape: [2, 16] });
+           const own: number[] = [];
+           for (let i = 0; i < 6; i++) {
+             const loss = model.loss({ inputIds: ids, labels: ids });
+             loss.backward();
+             optimizer.step({ scale: roots.gradientScale(model.parameters(), { maxNorm: 1, loss }) });
+             optimizer.zeroGrad();
+             own.push(await loss.item());
+           }
+           own.push(model.device === device ? 0 : 1);
+           losses.push(own);
+         }
+         print(losses);`,
+        env,
+      ) as [number[], number[]];
+      expect(got[0].at(-1)).toBe(0);
+      got[0].forEach((want, i) => expect(got[1][i]).toBeCloseTo(want, 4));
+      expect(got[1][5]!).toBeLessThan(got[1][0]! - 0.5);
+    });
+    it('memory is counted per device, refused beyond its limit, and given back', () => {
+      expect(
+        run(
+          `const before = roots.memory('cuda');
+           const x = roots.zeros([1000], { device: 'cuda' });
+           const during = roots.memory('cuda').bytes;
+           x.dispose();
+           await roots.synchronize();
+           roots.setMemoryLimit(1e6, 'cuda');
+           const refused = failure(() => roots.zeros([1e6], { device: 'cuda' }));
+           print([before.tensors, during, roots.memory('cuda').bytes, refused?.[0], /on cuda/.test(refused![1])]);`,
+          env,
+        ),
+      ).toEqual([0, 4000, 0, 'ERR_OUT_OF_MEMORY', true]);
+    });
+    it('an index out of range is reported at the next read, and the one after is clean', () => {
+      expect(
+        run(
+          `const w = roots.ones([3, 2], { device: 'cuda' });
+           const bad = roots.embedding(roots.tensor(Int32Array.of(1, 7), { device: 'cuda' }), w);
+           const first = failure(() => bad.dataSync());
+           print([first, Array.from(w.dataSync())]);`,
+          env,
+        ),
+      ).toEqual([
+        ['ERR_ROOTS_NATIVE', 'embedding_forward: index out of range'],
+        [1, 1, 1, 1, 1, 1],
+      ]);
+    });
+    it('kernels that CUDA lacks say so', () => {
+      expect(
+        run(
+          `const { cholesky } = await import(${JSON.stringify(join(root, 'lib/native/kernels.gen.ts'))});
+           const a = roots.tensor([[4, 2], [2, 3]], { dtype: 'float64', device: 'cuda' });
+           const info = roots.tensor(new BigInt64Array(1), { device: 'cuda' });
+           print(failure(() => { cholesky(a, info); a.dataSync(); }));`,
+          env,
+        ) as string[],
+      ).toEqual(['ERR_ROOTS_NATIVE', expect.stringMatching(/no CUDA kernel.*\.to\('cpu'\)/)]);
+    });
+  },
+);
