@@ -11,7 +11,9 @@ for (const threads of [1, 2])
   for (const name of benchNames) {
     const result = await bench(name, { threads });
     results[`${name}, ${threads} threads`] = result;
-    console.log(`${name}, ${threads} threads: peak float32 ${result.peak.f32.toFixed(0)} GFLOP/s`);
+    console.log(
+      `${name}, ${threads} threads: peak float32 ${result.peak?.f32.toFixed(0) ?? '-'} GFLOP/s`,
+    );
     for (const r of result.rows)
       console.log(
         `  ${r.kernel.padEnd(24)} ${r.shape.padEnd(16)} ${r.ms.toFixed(3)} ms ${r.gflops.toFixed(1)} G/s ${r.ofPeak === null ? '' : `${(100 * r.ofPeak).toFixed(1)} %`}`,

@@ -96,10 +96,63 @@ def adamw(s):
     return opt.step
 
 
+def train_step(s):
+    from torch_train import GPT
+
+    model = GPT(s)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(s["vocab"], (s["batch"], s["context"]))
+    bf16 = s["dtype"] == "bfloat16"
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(ids, ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+LOADED = {}  # the last model, so that prefill and decode share it
+
+
+def language_model(s):
+    from transformers import AutoModelForCausalLM
+
+    key = (s["folder"], s["dtype"])
+    if key not in LOADED:
+        LOADED.clear()
+        LOADED[key] = AutoModelForCausalLM.from_pretrained(s["folder"], dtype=dtype(s)).eval()
+    model = LOADED[key]
+    count = s["tokens"]
+    return model, torch.tensor([[(i * 7919 + 13) % model.config.vocab_size for i in range(max(count, 1))]])
+
+
+def model_prefill(s):
+    model, ids = language_model(s)
+    return lambda: model(ids, logits_to_keep=1, use_cache=False)
+
+
+def model_decode(s):
+    model, ids = language_model(s)
+    cache = model(ids, use_cache=True).past_key_values if s["tokens"] > 0 else None
+    one = ids[:, :1]
+
+    def step():
+        if cache is not None:
+            cache.crop(s["tokens"])
+        model(one, past_key_values=cache, use_cache=True)
+
+    return step
+
+
 OPERATIONS = {
     f.__name__: f
     for f in (
         matmul, linear, int_mm, linear_dynamic_int8, attention, gelu, layer_norm, softmax, add, cross_entropy, adamw,
+        train_step, model_prefill, model_decode,
     )
 }
 
@@ -117,7 +170,7 @@ def main():
         try:
             if "prepare" in request:
                 spec = request["prepare"]
-                needs_grad = spec.get("backward") or spec["op"] in ("cross_entropy", "adamw")
+                needs_grad = spec.get("backward") or spec["op"] in ("cross_entropy", "adamw", "train_step")
                 torch.set_grad_enabled(bool(needs_grad))
                 call = OPERATIONS[spec["op"]](spec)
                 call()

@@ -1,7 +1,9 @@
 // What the benchmarks run: one kernel at one shape each, with the arithmetic or the bytes it needs and what peers call the same.
 import { backward } from '../autograd/backward.js';
 import { autocast } from '../autograd/modes.js';
+import { GPT2LMHeadModel } from '../models/gpt2.js';
 import { AdamW } from '../optim/adam.js';
+import { gradientScale } from '../optim/optimizer.js';
 import { attention } from '../ops/attention.js';
 import { cast } from '../ops/cast.js';
 import { add, gelu, mul } from '../ops/elementwise.js';
@@ -12,7 +14,8 @@ import { linearW8A16, linearW8A8, matmulI8, packI8, quantizeWeightI8 } from '../
 import { softmax } from '../ops/softmax.js';
 import { transpose } from '../ops/view.js';
 import { ones, tensor, zeros } from '../tensor/create.js';
-import { randn } from '../tensor/random.js';
+import { OptionError } from '../tensor/errors.js';
+import { Generator, randn } from '../tensor/random.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { PeerSpec } from './peers.js';
@@ -31,6 +34,10 @@ export interface Case {
   inputs: () => Tensor[];
   /** Issues the operation; what it returns is disposed. */
   run: (...inputs: Tensor[]) => Tensor | null;
+  /** Calls before timing last this long: the JavaScript engine compiles what a model does in the first second. Default 0. */
+  warmMs?: number;
+  /** Releases what `inputs` made besides tensors. */
+  dispose?: () => void;
   /** The same by other libraries. */
   peer?: PeerSpec;
 }
@@ -302,7 +309,95 @@ function fewRows(sizes: readonly number[]): Case[] {
   );
 }
 
-export const benchNames = ['gemm', 'linear', 'int8', 'attention', 'decode', 'memory'] as const;
+/** GPT shapes by width: nanoGPT's CPU preset, and GPT-2 124M with 4 × 256 tokens. */
+const trainShapes: Readonly<Record<number, Omit<TrainShape, 'dim'>>> = {
+  128: { layers: 4, heads: 4, context: 64, batch: 12, vocab: 65 },
+  768: { layers: 12, heads: 12, context: 256, batch: 4, vocab: 50257 },
+};
+
+interface TrainShape {
+  layers: number;
+  heads: number;
+  dim: number;
+  context: number;
+  batch: number;
+  vocab: number;
+}
+
+/** Forward, backward, clipping to norm 1 and AdamW. */
+function trainStep(shape: TrainShape, dtype: 'float32' | 'bfloat16'): Case {
+  const { layers, heads, dim, context, batch, vocab } = shape;
+  const tokens = batch * context;
+  let model: GPT2LMHeadModel | null = null;
+  let optimizer: AdamW | null = null;
+  return {
+    kernel: `train step ${dtype === 'float32' ? 'f32' : 'bf16'}`,
+    shape: `${layers}x${dim}, ${batch}x${context}`,
+    // forward once and backward twice: products of the blocks and of the head, and attention
+    operations:
+      3 *
+      (layers * (24 * tokens * dim * dim + 4 * tokens * context * dim) + 2 * tokens * dim * vocab),
+    bytes: 28 * (12 * layers * dim * dim + vocab * dim),
+    kind: dtype === 'float32' ? 'f32' : 'bf16',
+    inputs: () => {
+      const config = {
+        architectures: ['GPT2LMHeadModel'],
+        model_type: 'gpt2',
+        n_embd: dim,
+        n_head: heads,
+        n_layer: layers,
+        n_positions: context,
+        vocab_size: vocab,
+        resid_pdrop: 0,
+        embd_pdrop: 0,
+        attn_pdrop: 0,
+      };
+      model = GPT2LMHeadModel.create(config, new Generator(1)).requiresGrad();
+      model.train();
+      optimizer = new AdamW(model.parameters(), { lr: 1e-4 });
+      const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % vocab);
+      return [tensor(ids, { shape: [batch, context] })];
+    },
+    run: (ids) => {
+      const params = model!.parameters();
+      const loss = tidy(() => {
+        const l = autocast(dtype, () => model!.loss({ inputIds: ids!, targets: ids! }));
+        backward(l);
+        return l.detach();
+      });
+      using scale = gradientScale(params, { maxNorm: 1, loss });
+      optimizer!.step({ scale });
+      optimizer!.zeroGrad();
+      return loss;
+    },
+    dispose: () => {
+      optimizer?.dispose();
+      model?.dispose();
+    },
+    peer: { op: 'train_step', ...shape, dtype },
+  };
+}
+
+function training(sizes: readonly number[]): Case[] {
+  return sizes.flatMap((dim) => {
+    const shape = trainShapes[dim];
+    if (!shape)
+      throw new OptionError(
+        `bench train: sizes must be among ${Object.keys(trainShapes).join(', ')}, got ${dim}`,
+      );
+    return (['float32', 'bfloat16'] as const).map((d) => trainStep({ ...shape, dim }, d));
+  });
+}
+
+export const benchNames = [
+  'gemm',
+  'linear',
+  'int8',
+  'attention',
+  'decode',
+  'memory',
+  'train',
+] as const;
 export type BenchName = (typeof benchNames)[number];
 
 export const suites: Readonly<Record<BenchName, Suite>> = {
@@ -312,4 +407,9 @@ export const suites: Readonly<Record<BenchName, Suite>> = {
   attention: { about: 'fused attention', sizes: [256, 512, 1024], cases: attentions },
   decode: { about: 'one token of GPT-2 124M', sizes: [256, 1024], cases: decode },
   memory: { about: 'kernels bound by memory', sizes: [1024], cases: memoryBound },
+  train: {
+    about: 'a training step: nanoGPT on a CPU (size 128), GPT-2 124M (768)',
+    sizes: [128],
+    cases: training,
+  },
 };

@@ -9,8 +9,11 @@ import {
   setThreads,
   synchronize,
 } from '../native/device.js';
+import { defaultDevice } from '../tensor/device.js';
+import { OptionError } from '../tensor/errors.js';
 import { suites } from './cases.js';
 import type { BenchName, Case, Kind } from './cases.js';
+import { modelCases } from './model_cases.js';
 import { measurePeak } from './peak.js';
 import type { Peak } from './peak.js';
 import { Peer } from './peers.js';
@@ -47,7 +50,8 @@ export interface BenchResult {
     node: string;
     date: string;
   };
-  peak: Peak;
+  /** null on a GPU: the probes measure processors. */
+  peak: Peak | null;
   /** What each peer is, or why it is absent. */
   peers: Partial<Record<PeerName, PeerInfo | string>>;
   rows: BenchRow[];
@@ -55,6 +59,8 @@ export interface BenchResult {
 
 export interface BenchOptions {
   sizes?: readonly number[];
+  /** For 'model': the checkpoint to run. */
+  folder?: string;
   threads?: number;
   peers?: readonly PeerName[];
   onRow?: (row: BenchRow) => void;
@@ -87,7 +93,8 @@ function at(sorted: readonly number[], q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!;
 }
 
-function topOf(kind: Kind, peak: Peak): number | null {
+function topOf(kind: Kind, peak: Peak | null): number | null {
+  if (!peak) return null;
   return { f32: peak.f32, bf16: null, i8: peak.i8, bytes: null }[kind];
 }
 
@@ -95,12 +102,14 @@ function topOf(kind: Kind, peak: Peak): number | null {
 async function measure(
   c: Case,
   isa: string,
-  peak: Peak,
+  peak: Peak | null,
   peers: ReadonlyMap<PeerName, Peer>,
 ): Promise<BenchRow> {
   const inputs = c.inputs();
   try {
     const mine = (repeat: number): Promise<number> => ours(c, inputs as never[], repeat);
+    const warm = performance.now() + (c.warmMs ?? 0);
+    while (performance.now() < warm) await mine(1);
     const repeat = await calibrate(mine);
     const rivals: { name: PeerName; peer: Peer; repeat: number; ms: number[] }[] = [];
     if (c.peer)
@@ -137,18 +146,36 @@ async function measure(
     };
   } finally {
     for (const t of inputs) t.dispose();
+    c.dispose?.();
   }
 }
 
-/** Runs one suite. */
-export async function bench(name: BenchName, options: BenchOptions = {}): Promise<BenchResult> {
+async function casesOf(
+  name: BenchName | 'model',
+  options: BenchOptions,
+): Promise<{ cases: Case[]; dispose: () => void }> {
+  if (name === 'model') {
+    if (options.folder === undefined)
+      throw new OptionError('bench: give the folder of the model to run');
+    return modelCases(options.folder);
+  }
+  const suite = suites[name];
+  return { cases: suite.cases(options.sizes ?? suite.sizes), dispose: () => {} };
+}
+
+/** Runs one suite, or prefill and decoding of a model folder, on the default device. */
+export async function bench(
+  name: BenchName | 'model',
+  options: BenchOptions = {},
+): Promise<BenchResult> {
   const before = getThreads();
   if (options.threads !== undefined) setThreads(options.threads);
   const running = new Map<PeerName, Peer>();
   const peers: BenchResult['peers'] = {};
   try {
-    const { isa } = devices()[0]!;
-    const peak = await measurePeak();
+    const device = defaultDevice();
+    const { isa } = devices().find((d) => d.device === device)!;
+    const peak = device === 'cpu' ? await measurePeak() : null;
     for (const peer of options.peers ?? []) {
       const started = await Peer.start(peer, getThreads());
       if (typeof started === 'string') peers[peer] = started;
@@ -157,13 +184,17 @@ export async function bench(name: BenchName, options: BenchOptions = {}): Promis
         peers[peer] = started.info;
       }
     }
-    const suite = suites[name];
+    const { cases, dispose } = await casesOf(name, options);
     const rows: BenchRow[] = [];
-    for (const c of suite.cases(options.sizes ?? suite.sizes)) {
-      const row = await measure(c, isa, peak, running);
-      rows.push(row);
-      options.onRow?.(row);
-      if (memory().cachedBytes > 1 << 30) releaseCachedMemory();
+    try {
+      for (const c of cases) {
+        const row = await measure(c, isa, peak, running);
+        rows.push(row);
+        options.onRow?.(row);
+        if (memory().cachedBytes > 1 << 30) releaseCachedMemory();
+      }
+    } finally {
+      dispose();
     }
     return {
       machine: {

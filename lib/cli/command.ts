@@ -1,5 +1,6 @@
 // What a command of the command line is.
 import type { ParseArgsConfig } from 'node:util';
+import { setDefaultDevice } from '../tensor/device.js';
 
 export type OptionSpecs = NonNullable<ParseArgsConfig['options']>;
 export type Values = Record<string, string | boolean | undefined>;
@@ -64,6 +65,12 @@ export function requiredOption(values: Values, name: string): string {
   const value = textOption(values, name);
   if (value === undefined) throw new UsageError(`--${name} is required`);
   return value;
+}
+
+/** Makes the device that --device names the default one, for everything the command makes and loads. */
+export function useDevice(values: Values): void {
+  const device = choiceOption(values, 'device', ['cpu', 'cuda', 'auto']);
+  if (device) setDefaultDevice(device);
 }
 
 /** An object without the keys whose value is undefined. */

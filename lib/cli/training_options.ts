@@ -13,6 +13,7 @@ import {
   choice,
   choiceOption,
   defined,
+  useDevice,
   integerOption,
   numberOption,
   printJson,
@@ -25,6 +26,7 @@ import { Progress } from './progress.js';
 export const trainingOptionSpecs: OptionSpecs = {
   text: { type: 'string', multiple: true },
   field: { type: 'string' },
+  device: { type: 'string' },
   val: { type: 'string', multiple: true },
   'val-split': { type: 'string' },
   out: { type: 'string' },
@@ -68,6 +70,7 @@ export const trainingUsage: string = `  --text FILE…             text, .jsonl 
   --patience N  --best-at-end   stop after N evaluations without improvement; end with the best weights
   --nan-policy ${nanPolicies.join('|')}
   --report jsonl,csv,tensorboard   log files beside report.html (default jsonl)
+  --device cpu|cuda|auto   where to run (default cpu)
   --resume                 continue the run in OUT exactly where its newest checkpoint left it
   --seed N  --json
 
@@ -80,6 +83,7 @@ function list(values: Values, name: string): string[] {
 
 /** TrainingArguments from the command line; what was not given is left out. */
 export function trainingOptions(values: Values): PartialTrainingOptions {
+  useDevice(values);
   const evalEvery = integerOption(values, 'eval-every');
   const saveEvery = integerOption(values, 'save-every');
   const report = textOption(values, 'report');

@@ -50,6 +50,15 @@ export class KVCache {
     this.#length += count;
   }
 
+  /** Forgets the tokens from `length` on; their room stays. */
+  rewind(length: number): void {
+    if (!Number.isInteger(length) || length < 0 || length > this.#length)
+      throw new RangeError(
+        `rewind: expected an integer from 0 to the ${this.#length} tokens stored, got ${length}`,
+      );
+    this.#length = length;
+  }
+
   /** Stores k, v (B, Hkv, T, D) of one layer behind the tokens so far; returns views of everything stored. */
   append(layer: number, k: Tensor, v: Tensor): { keys: Tensor; values: Tensor } {
     const end = this.#length + k.shape[2]!;

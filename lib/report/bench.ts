@@ -9,7 +9,7 @@ const percent = (share: number | null): string =>
 /** Rates over arithmetic intensity, under what memory and arithmetic of this machine were measured to allow (Williams et al. 2009). */
 function roofline({ rows, peak }: BenchResult): string {
   const shown = rows.filter((r) => r.intensity !== null);
-  if (shown.length === 0) return '';
+  if (shown.length === 0 || !peak) return '';
   const range = Array.from({ length: 25 }, (_, i) => 10 ** (-1 + i / 6));
   const roof = (top: number): [number, number][] =>
     range.map((x) => [x, Math.min(top, peak.readGBs * x)]);
@@ -64,10 +64,11 @@ export function benchReport(results: ReadonlyMap<string, BenchResult>, command: 
       typeof info === 'string' ? `${peer}: ${info}` : `${peer} ${info.version} (${info.settings})`,
     );
     const names = (['torch', 'onnxruntime'] as const).filter((p) => r.rows.some((x) => x.peers[p]));
-    const { f32, i8, readGBs } = r.peak;
+    const peak = r.peak
+      ? `; measured peak: float32 ${r.peak.f32.toFixed(0)} GFLOP/s, int8 ${r.peak.i8 === null ? 'none' : `${r.peak.i8.toFixed(0)} GOP/s`}, reading ${r.peak.readGBs.toFixed(1)} GB/s`
+      : '';
     return (
-      `<h2>${escape(name)}</h2><p>${r.machine.threads} threads, ${escape(r.machine.isa)}; measured peak: float32 ${f32.toFixed(0)} GFLOP/s, ` +
-      `int8 ${i8 === null ? 'none' : `${i8.toFixed(0)} GOP/s`}, reading ${readGBs.toFixed(1)} GB/s. ${escape(peers.join('; '))}</p>` +
+      `<h2>${escape(name)}</h2><p>${r.machine.threads} threads, ${escape(r.machine.isa)}${peak}. ${escape(peers.join('; '))}</p>` +
       roofline(r) +
       shares(r.rows) +
       names.map((p) => ratios(r.rows, p)).join('') +

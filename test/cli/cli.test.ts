@@ -226,12 +226,25 @@ describeWithFixtures('on checkpoints', () => {
 });
 
 describe('bench', () => {
+  it('train times the nanoGPT step in both precisions; other sizes are named (G28)', () => {
+    const r = json('bench', 'train', '--threads', '2') as unknown as BenchResult;
+    expect(r.rows.map((row) => row.kernel)).toEqual(['train step f32', 'train step bf16']);
+    for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.1);
+    expect(roots('bench', 'train', '--sizes', '99').err).toMatch(/sizes must be among 128, 768/);
+  });
+  it('model wants a folder, and no other suite takes one', () => {
+    expect(roots('bench', 'model').err).toMatch(/wants the folder/);
+    expect(roots('bench', 'gemm', '/tmp').err).toMatch(/unexpected argument/);
+    expect(roots('bench', 'gemm', '--device', 'tpu').err).toMatch(
+      /--device must be one of cpu, cuda/,
+    );
+  });
   it.each(['gemm', 'linear', 'attention', 'int8', 'decode', 'memory'])(
     '%s prints machine, peak and rows (G28)',
     (name) => {
       const size = name === 'decode' || name === 'memory' ? '16' : '64';
       const r = json('bench', name, '--sizes', size, '--threads', '1') as unknown as BenchResult;
-      expect(r.peak.f32).toBeGreaterThan(1);
+      expect(r.peak!.f32).toBeGreaterThan(1);
       expect(r.rows.length).toBeGreaterThan(1);
       for (const row of r.rows)
         expect([row.ms > 0, row.gflops > 0, row.ofPeak === null || row.ofPeak > 0]).toEqual([

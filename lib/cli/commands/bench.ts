@@ -9,7 +9,15 @@ import { replaceFile } from '../../io/checkpoint.js';
 import { getThreads } from '../../native/device.js';
 import { benchReport } from '../../report/bench.js';
 import { FileError } from '../../tensor/errors.js';
-import { UsageError, choice, defined, integerOption, printJson, textOption } from '../command.js';
+import {
+  UsageError,
+  choice,
+  defined,
+  integerOption,
+  printJson,
+  textOption,
+  useDevice,
+} from '../command.js';
 import type { Command } from '../command.js';
 
 const levels = ['baseline', 'avx2', 'avx512_core', 'avx512'] as const;
@@ -59,9 +67,10 @@ function peerList(text: string | undefined): PeerName[] {
 
 export const command: Command = {
   summary: 'Time kernels against the measured peak of this machine, and against other libraries',
-  usage: `roots bench ${benchNames.join('|')}|all [--sizes 256,512] [--threads N] [--peers auto] [--json]
+  usage: `roots bench ${benchNames.join('|')}|model DIR|all [--sizes 256,512] [--threads N] [--peers auto] [--json]
 
 ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
+  model DIR  prefill and one decoded token of a checkpoint, float32 and with weights in bfloat16
 
   --peers auto|none|${peerNames.join(',')}   time the same operations by these, in turns in one run (default none);
                            they are found in the Python that ROOTS_PEER_PYTHON names
@@ -69,11 +78,13 @@ ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
                            time these instruction sets too, each in a process of its own
   --baseline FILE          compare with an earlier --json; exit code 1 when a row became more than 10 % slower
   --html FILE              a self-contained page with charts
+  --device cpu|cuda|auto   where to run (default cpu)
 
 Columns: kernel, shape, median time, rate, share of the peak measured in this run, times as fast as each peer.
 ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
-  positionals: [1, 1],
+  positionals: [1, 2],
   options: {
+    device: { type: 'string' },
     sizes: { type: 'string' },
     threads: { type: 'string' },
     peers: { type: 'string' },
@@ -81,11 +92,18 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     baseline: { type: 'string' },
     html: { type: 'string' },
   },
-  async run([name], values) {
-    if (name !== 'all' && !benchNames.includes(name as BenchName))
+  async run([name, folder], values) {
+    if (name !== 'all' && name !== 'model' && !benchNames.includes(name as BenchName))
       throw new UsageError(
-        `unknown benchmark ${JSON.stringify(name)}; expected one of ${benchNames.join(', ')}, all`,
+        `unknown benchmark ${JSON.stringify(name)}; expected one of ${benchNames.join(', ')}, model, all`,
       );
+    if ((name === 'model') !== (folder !== undefined))
+      throw new UsageError(
+        name === 'model'
+          ? 'roots bench model wants the folder of a model'
+          : `unexpected argument ${JSON.stringify(folder)}`,
+      );
+    useDevice(values);
     const list = textOption(values, 'sizes')?.split(',').map(Number);
     if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 65536))
       throw new UsageError('--sizes must be integers from 1 to 65536, separated by commas');
@@ -106,9 +124,9 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     const results = new Map<string, BenchResult>();
     const threads = integerOption(values, 'threads');
     let slower = 0;
-    for (const suite of name === 'all' ? benchNames : [name as BenchName]) {
+    for (const suite of name === 'all' ? benchNames : [name as BenchName | 'model']) {
       const result = await bench(suite, {
-        ...defined({ sizes: list, threads }),
+        ...defined({ sizes: list, threads, folder: folder && resolve(folder) }),
         peers: peerList(textOption(values, 'peers')),
         onRow: (row) => {
           const before = baseline.get(key(row, threads ?? getThreads()));
@@ -118,6 +136,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
       });
       for (const isa of compared) {
         const other = await benchAtLevel(isa, suite, [
+          ...(folder === undefined ? [] : [folder]),
           ...(list ? ['--sizes', list.join(',')] : []),
           '--threads',
           String(result.machine.threads),
@@ -135,9 +154,11 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
           process.stdout.write(
             `${peer} ${typeof info === 'string' ? info : `${info.version}, ${info.settings}`}\n`,
           );
-        process.stdout.write(
-          `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; peak: float32 ${peak.f32.toFixed(0)} GFLOP/s, int8 ${peak.i8 === null ? 'none' : `${peak.i8.toFixed(0)} GOP/s`}, reading ${peak.readGBs.toFixed(1)} GB/s\n`,
-        );
+        if (!peak) process.stdout.write(`${machine.isa}\n`);
+        else
+          process.stdout.write(
+            `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; peak: float32 ${peak.f32.toFixed(0)} GFLOP/s, int8 ${peak.i8 === null ? 'none' : `${peak.i8.toFixed(0)} GOP/s`}, reading ${peak.readGBs.toFixed(1)} GB/s\n`,
+          );
       }
     }
     if (html !== undefined)

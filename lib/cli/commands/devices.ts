@@ -13,7 +13,7 @@ export const command: Command = {
     if (values['json']) return printJson(list);
     for (const d of list)
       process.stdout.write(
-        `${d.device}: ${d.isa}, ${d.threads} threads, memory limit ${(memory().limitBytes / 1e9).toFixed(1)} GB\n`,
+        `${d.device}: ${d.isa}${d.device === 'cpu' ? `, ${d.threads} threads` : ''}, memory limit ${(memory(d.device).limitBytes / 1e9).toFixed(1)} GB\n`,
       );
   },
 };

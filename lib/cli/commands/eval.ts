@@ -10,6 +10,7 @@ import {
   printJson,
   requiredOption,
   textOption,
+  useDevice,
 } from '../command.js';
 import type { Command } from '../command.js';
 import { Progress } from '../progress.js';
@@ -37,12 +38,14 @@ Perplexity over windows of N tokens (the model's context by default) that do not
 window is context and is not scored. --json prints { perplexity, nll, tokens }.`,
   positionals: [1, 1],
   options: {
+    device: { type: 'string' },
     dtype: { type: 'string' },
     task: { type: 'string' },
     text: { type: 'string' },
     context: { type: 'string' },
   },
   async run([folder], values) {
+    useDevice(values);
     const task = textOption(values, 'task') ?? 'perplexity';
     if (task !== 'perplexity')
       throw new UsageError(`--task must be perplexity, got ${JSON.stringify(task)}`);

@@ -8,6 +8,7 @@ import {
   printJson,
   requiredOption,
   textOption,
+  useDevice,
 } from '../command.js';
 import type { Command } from '../command.js';
 
@@ -21,9 +22,11 @@ export const command: Command = {
   --repetition-penalty X --seed N
   --stop TEXT              end before this text
   --dtype bfloat16         store weights in bfloat16: faster where memory is the limit, a little less precise
+  --device cpu|cuda|auto   where to run (default cpu)
   --json                   { text, promptTokens, tokens, tokensPerSecond }`,
   positionals: [1, 1],
   options: {
+    device: { type: 'string' },
     dtype: { type: 'string' },
     prompt: { type: 'string' },
     'max-new-tokens': { type: 'string' },
@@ -37,6 +40,7 @@ export const command: Command = {
     stop: { type: 'string' },
   },
   async run([folder], values) {
+    useDevice(values);
     const prompt = requiredOption(values, 'prompt');
     const options = {
       maxNewTokens: integerOption(values, 'max-new-tokens') ?? 40,

@@ -1,0 +1,96 @@
+// Prefill and decoding of a model folder as benchmark cases.
+import { noGrad } from '../autograd/modes.js';
+import { loadModel } from '../models/registry.js';
+import type { CausalLM } from '../models/causal_lm.js';
+import { Embedding } from '../nn/embedding.js';
+import { KVCache } from '../nn/kv_cache.js';
+import { Linear } from '../nn/linear.js';
+import { tensor } from '../tensor/create.js';
+import { tidy } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import type { Case } from './cases.js';
+
+type Stored = 'float32' | 'bfloat16' | 'int8';
+
+async function load(folder: string, dtype: 'float32' | 'bfloat16'): Promise<CausalLM> {
+  const { model } = await loadModel(folder);
+  if (dtype === 'bfloat16')
+    for (const [, part] of model.namedModules())
+      if (part instanceof Linear || part instanceof Embedding) part.storeBfloat16();
+  return model;
+}
+
+/** Multiply-adds times two of one token in the weights of its products. */
+function perToken(model: CausalLM): number {
+  let weights = model.shape.vocab * model.shape.hidden;
+  for (const block of model.blocks)
+    for (const layer of block.linears.values()) weights += layer.inFeatures * layer.outFeatures;
+  return 2 * weights;
+}
+
+function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
+  const { context, vocab, hidden, layers } = model.shape;
+  const prefill = Math.min(512, context);
+  const past = Math.min(256, context - 1);
+  const ids = (count: number): Int32Array =>
+    Int32Array.from({ length: count }, (_, i) => (i * 7919 + 13) % vocab);
+  const forward = (inputIds: Tensor, cache: KVCache | null): Tensor =>
+    tidy(() => noGrad(() => model.forward({ inputIds, cache, logitsToKeep: 1 }).logits));
+  const head = 2 * vocab * hidden;
+  const body = perToken(model) - head;
+  const width = { float32: 4, bfloat16: 2, int8: 1 }[stored];
+  const kind = { float32: 'f32', bfloat16: 'bf16', int8: 'i8' }[stored] as Case['kind'];
+  const peer = stored === 'int8' ? {} : { folder, dtype: stored };
+  let cache: KVCache | null = null;
+  return [
+    {
+      kernel: `prefill ${stored}`,
+      shape: `t${prefill}`,
+      operations: prefill * body + head + 2 * layers * prefill * prefill * hidden,
+      bytes: (width * (body + head)) / 2,
+      kind,
+      warmMs: 1000,
+      inputs: () => [tensor(ids(prefill), { shape: [1, prefill] })],
+      run: (x) => forward(x!, null),
+      ...(stored !== 'int8' && { peer: { op: 'model_prefill', tokens: prefill, ...peer } }),
+    },
+    {
+      kernel: `decode one token ${stored}`,
+      shape: `after ${past}`,
+      operations: body + head + 4 * layers * past * hidden,
+      bytes: (width * (body + head)) / 2,
+      kind,
+      warmMs: 1000,
+      inputs: () => {
+        cache = new KVCache(context);
+        if (past > 0) {
+          const start = tensor(ids(past), { shape: [1, past] });
+          forward(start, cache).dispose();
+          start.dispose();
+        }
+        return [tensor(ids(1), { shape: [1, 1] })];
+      },
+      run: (x) => {
+        cache!.rewind(past);
+        return forward(x!, cache);
+      },
+      dispose: () => cache?.dispose(),
+      ...(stored !== 'int8' && { peer: { op: 'model_decode', tokens: past, ...peer } }),
+    },
+  ];
+}
+
+/** The folder as stored: int8 folders as they are, float ones in float32 and with weights in bfloat16. */
+export async function modelCases(folder: string): Promise<{ cases: Case[]; dispose: () => void }> {
+  const first = await load(folder, 'float32');
+  const quantized = first.parameters().some((p) => p.dtype === 'int8');
+  if (quantized) return { cases: cases(first, folder, 'int8'), dispose: () => first.dispose() };
+  const second = await load(folder, 'bfloat16');
+  return {
+    cases: [...cases(first, folder, 'float32'), ...cases(second, folder, 'bfloat16')],
+    dispose: () => {
+      first.dispose();
+      second.dispose();
+    },
+  };
+}
