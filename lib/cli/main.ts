@@ -85,6 +85,12 @@ main(process.argv.slice(2)).catch((error: unknown) => {
   process.exitCode = error instanceof UsageError ? 2 : 1;
 });
 
+// Nobody reads any more (`roots bench all | head`): that is no failure. A run that handles signals, as training does, goes on.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  if (process.listenerCount('SIGTERM') === 0) process.exit(0);
+});
+
 // a training run has a handler of its own, which saves first
 process.on('SIGINT', () => {
   if (process.listenerCount('SIGINT') === 1) process.exit(130);

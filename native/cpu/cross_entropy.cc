@@ -65,8 +65,9 @@ Status backward(const Context& context, const T* dloss, const Tensor& logits, co
         continue;
       }
       const V g(dloss[r]), shift(lse[r]), u(uniform);
+      // x - lse <= 0
       each_vector<T>(width, [&](int64_t i, int64_t n) {
-        (g * (exp(V::load_partial(x + i, n) - shift) - u)).store_partial(d + i, n);
+        (g * (exp_below(V::load_partial(x + i, n) - shift) - u)).store_partial(d + i, n);
       });
       d[target] -= dloss[r] * static_cast<T>(1 - smoothing);
     }

@@ -15,18 +15,17 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
     for (int64_t r = begin; r < end; ++r) {
       const T* p = data<T>(x) + r * width;
       T* y = data<T>(out) + r * width;
-      V sum;
-      each_vector<T>(width, [&](int64_t i, int64_t n) { sum = sum + V::load_partial(p + i, n); });
+      V sum, squares;
+      int64_t rest = sum_vectors<T>(width, &sum, [&](int64_t i) { return V::load(p + i); });
+      if (rest < width) sum = sum + V::load_partial(p + rest, width - rest);
       const T m = horizontal_sum(sum) / static_cast<T>(width);
-      V squares;
-      T tail = T(0);
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        const V d = V::load_partial(p + i, n) - V(m);
-        if (n == V::kWidth)
-          squares = fma(d, d, squares);
-        else
-          for (int64_t j = 0; j < n; ++j) tail += d.v[j] * d.v[j];
+      const V center(m);
+      rest = sum_vectors<T>(width, &squares, [&](int64_t i) {
+        const V d = V::load(p + i) - center;
+        return d * d;
       });
+      T tail = T(0);
+      for (int64_t i = rest; i < width; ++i) tail += (p[i] - m) * (p[i] - m);
       const T variance = (horizontal_sum(squares) + tail) / static_cast<T>(width);
       const V root = sqrt(V(variance + static_cast<T>(eps)));
       const T s = T(1) / root.v[0];

@@ -16,10 +16,14 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
       const T* p = data<T>(x) + r * width;
       T* y = data<T>(out) + r * width;
       V squares;
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        const V v = V::load_partial(p + i, n);
-        squares = fma(v, v, squares);
+      const int64_t rest = sum_vectors<T>(width, &squares, [&](int64_t i) {
+        const V v = V::load(p + i);
+        return v * v;
       });
+      if (rest < width) {
+        const V v = V::load_partial(p + rest, width - rest);
+        squares = fma(v, v, squares);
+      }
       const V root = sqrt(V(horizontal_sum(squares) / static_cast<T>(width) + static_cast<T>(eps)));
       const T s = T(1) / root.v[0];
       rstd[r] = s;

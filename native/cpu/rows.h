@@ -30,12 +30,43 @@ ROOTS_INLINE void each_vector(int64_t n, const F& f) {
   if (i < n) f(i, n - i);
 }
 
+// Sums f(i) over the whole vectors of n elements, four sums at a time: one chain of additions would wait for
+// itself. Returns where the rest begins.
+template <class T, class F>
+ROOTS_INLINE int64_t sum_vectors(int64_t n, Vec<T>* total, const F& f) {
+  using V = Vec<T>;
+  constexpr int64_t W = V::kWidth;
+  V s[4];
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+    unrolled<4>([&](auto j) { s[j] = s[j] + f(i + decltype(j)::value * W); });
+  for (; i + W <= n; i += W) s[0] = s[0] + f(i);
+  *total = (s[0] + s[1]) + (s[2] + s[3]);
+  return i;
+}
+
 template <class T>
 ROOTS_INLINE T row_max(const T* x, int64_t n) {
   using V = Vec<T>;
-  V best(T(-__builtin_inf()));
+  constexpr int64_t W = V::kWidth;
+  // the quick maximum may drop a NaN, which the sum of all keeps; opposite infinities only cost the second
+  // look
+  const V lowest(T(-__builtin_inf()));
+  V fast[4] = {lowest, lowest, lowest, lowest}, sum[4];
   int64_t i = 0;
-  for (; i + V::kWidth <= n; i += V::kWidth) best = max(best, V::load(x + i));
+  for (; i + 4 * W <= n; i += 4 * W)
+    unrolled<4>([&](auto j) {
+      const V v = V::load(x + i + decltype(j)::value * W);
+      fast[j] = larger(fast[j], v);
+      sum[j] = sum[j] + v;
+    });
+  V best = larger(larger(fast[0], fast[1]), larger(fast[2], fast[3]));
+  const T all = horizontal_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  if (all != all) {
+    best = lowest;
+    i = 0;
+  }
+  for (; i + W <= n; i += W) best = max(best, V::load(x + i));
   T top = horizontal_max(best);
   for (; i < n; ++i) top = (x[i] > top || x[i] != x[i]) ? x[i] : top;
   return top;
@@ -46,11 +77,11 @@ template <class T>
 ROOTS_INLINE T row_sum_exp(const T* x, int64_t n, T shift) {
   using V = Vec<T>;
   V sum;
-  int64_t i = 0;
-  for (; i + V::kWidth <= n; i += V::kWidth) sum = sum + exp(V::load(x + i) - V(shift));
+  const int64_t i =
+      sum_vectors<T>(n, &sum, [&](int64_t at) { return exp_below(V::load(x + at) - V(shift)); });
   T total = horizontal_sum(sum);
   if (i < n) {
-    const V e = exp(V::load_partial(x + i, n - i) - V(shift));
+    const V e = exp_below(V::load_partial(x + i, n - i) - V(shift));
     for (int64_t j = 0; j < n - i; ++j) total += e.v[j];
   }
   return total;

@@ -185,24 +185,13 @@ ROOTS_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
 
 template <class T>
 ROOTS_INLINE Vec<T> abs(Vec<T> a) {
-  return select<T>(a < Vec<T>(T(0)), -a, select<T>(a == Vec<T>(T(0)), Vec<T>(T(0)), a));
-}
-
-// Adds the lanes in a fixed tree, the same for every thread count.
-template <class T>
-ROOTS_INLINE T horizontal_sum(Vec<T> a) {
-  T lanes[Vec<T>::kWidth];
-  a.store(lanes);
-  for (int step = Vec<T>::kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
-}
-
-template <class T>
-ROOTS_INLINE T horizontal_max(Vec<T> a) {
-  T best = a.v[0];
-  for (int i = 1; i < Vec<T>::kWidth; ++i) best = (a.v[i] > best || a.v[i] != a.v[i]) ? a.v[i] : best;
-  return best;
+  if constexpr (static_cast<T>(0.5) != T(0)) {
+    // the sign bit cleared
+    using Mask = typename Vec<T>::Mask;
+    const Vec<T> sign(T(-0.0));
+    return Vec<T>((typename Vec<T>::Raw)((Mask)a.v & ~(Mask)sign.v));
+  }
+  return select<T>(a < Vec<T>(T(0)), -a, a);
 }
 
 template <class T>
@@ -311,8 +300,13 @@ ROOTS_INLINE T reduce_lanes(Vec<T> a, const Join& join) {
   return lanes[0];
 }
 template <class T>
-ROOTS_INLINE T reduce_sum(Vec<T> a) {
+ROOTS_INLINE T horizontal_sum(Vec<T> a) {
   return reduce_lanes(a, [](Vec<T> x, Vec<T> y) { return x + y; });
+}
+// A NaN wins.
+template <class T>
+ROOTS_INLINE T horizontal_max(Vec<T> a) {
+  return reduce_lanes(a, [](Vec<T> x, Vec<T> y) { return max(x, y); });
 }
 template <class T>
 ROOTS_INLINE T reduce_larger(Vec<T> a) {
@@ -351,6 +345,10 @@ ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
   return V(p.v * (V::Raw)first * (V::Raw)second);
 #endif
 }
+// e^x for x <= 0 or NaN, as softmax and sigmoid need it: relative error 1e-7 (1 + |x|) in float.
+ROOTS_INLINE Vec<float> exp_below(Vec<float> x) { return exp2(x * Vec<float>(1.44269504088896340736f)); }
+ROOTS_INLINE Vec<double> exp_below(Vec<double> x) { return exp(x); }
+
 ROOTS_INLINE Vec<double> exp2(Vec<double> x) { return exp(x * Vec<double>(0.69314718055994530942)); }
 
 // ln x = e ln 2 + 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).

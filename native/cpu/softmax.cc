@@ -19,7 +19,7 @@ Status softmax_typed(const Context& context, const Tensor& x, const Tensor& out,
       V sum;
       T tail = T(0);
       each_vector<T>(width, [&](int64_t i, int64_t n) {
-        const V e = exp(V::load_partial(p + i, n) - V(shift));
+        const V e = exp_below(V::load_partial(p + i, n) - V(shift));
         e.store_partial(y + i, n);
         if (n == V::kWidth)
           sum = sum + e;

@@ -232,6 +232,14 @@ describe('bench', () => {
     for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.1);
     expect(roots('bench', 'train', '--sizes', '99').err).toMatch(/sizes must be among 128, 768/);
   });
+  it('ends quietly when nobody reads its output any more', () => {
+    const r = spawnSync(
+      'bash',
+      ['-c', `"${process.execPath}" "${main}" bench gemm --sizes 32,48,64 --threads 1 | head -1`],
+      { encoding: 'utf8' },
+    );
+    expect([r.stderr, r.stdout.split('\n').length]).toEqual(['', 2]);
+  });
   it('model wants a folder, and no other suite takes one', () => {
     expect(roots('bench', 'model').err).toMatch(/wants the folder/);
     expect(roots('bench', 'gemm', '/tmp').err).toMatch(/unexpected argument/);

@@ -153,7 +153,7 @@ ROOTS_INLINE T weights_of(T* row, int64_t padded, T exponent, T top) {
     e.store(row + j);
     sum[0] = sum[0] + e;
   }
-  return reduce_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  return horizontal_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 // Queries [i0, i0 + rows) of one head against keys that are packed already.
@@ -333,7 +333,7 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
     for (int64_t j = 0; j < p.Dv; j += W)
       products = fma(V::load_partial(o + j, p.Dv - j < W ? p.Dv - j : W), V::load(m.grad_rows + r * dv + j),
                      products);
-    m.delta[r] = reduce_sum(products);
+    m.delta[r] = horizontal_sum(products);
     if (dmask.data) {
       T* to = head<T>(dmask, b, h, i0 + r);
       for (int64_t j = 0; j < p.Tk; ++j) to[j] = T(0);
