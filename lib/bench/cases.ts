@@ -10,6 +10,7 @@ import { add, gelu, mul } from '../ops/elementwise.js';
 import { layerNorm } from '../ops/layer_norm.js';
 import { crossEntropy } from '../ops/losses.js';
 import { linear, matmul } from '../ops/matmul.js';
+import { linearW4A16, packI4, quantizeWeightI4 } from '../ops/matmul_i4.js';
 import { linearW8A16, linearW8A8, matmulI8, packI8, quantizeWeightI8 } from '../ops/matmul_i8.js';
 import { softmax } from '../ops/softmax.js';
 import { transpose } from '../ops/view.js';
@@ -82,14 +83,15 @@ function gemm(sizes: readonly number[]): Case[] {
   ]);
 }
 
-type Weight = 'f32' | 'bf16' | 'w8a8' | 'w8a16';
+type Weight = 'f32' | 'bf16' | 'w8a8' | 'w8a16' | 'w4a16';
 
 function weightCase(weight: Weight, m: number, n: number, k: number): Case {
   return {
     kernel: `linear ${weight}`,
     shape: `${m}x${n}x${k}`,
     operations: 2 * m * n * k,
-    bytes: 4 * (m * k + m * n) + { f32: 4, bf16: 2, w8a8: 1, w8a16: 1 }[weight] * n * k,
+    bytes:
+      4 * (m * k + m * n) + { f32: 4, bf16: 2, w8a8: 1, w8a16: 1, w4a16: 0.53 }[weight] * n * k,
     kind: weight === 'w8a8' ? 'i8' : weight === 'bf16' ? 'bf16' : 'f32',
     inputs: () =>
       tidy(() => {
@@ -97,13 +99,17 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
         const w = randn([n, k], { std: 0.02 });
         if (weight === 'f32') return [x, w];
         if (weight === 'bf16') return [x, cast(w, 'bfloat16')];
+        if (weight === 'w4a16') {
+          const int4 = quantizeWeightI4(w, { clip: false });
+          return [x, packI4(int4.q), int4.scale];
+        }
         const { q, scale } = quantizeWeightI8(w, { clip: false });
         return [x, packI8(q), scale];
       }),
     run: (x, w, scale) =>
       weight === 'f32' || weight === 'bf16'
         ? linear(x!, w!)
-        : (weight === 'w8a8' ? linearW8A8 : linearW8A16)(x!, w!, scale!),
+        : { w8a8: linearW8A8, w8a16: linearW8A16, w4a16: linearW4A16 }[weight](x!, w!, scale!),
     ...(weight === 'f32' && { peer: { op: 'linear', m, n, k } }),
     ...(weight === 'bf16' && { peer: { op: 'linear', m, n, k, dtype: 'bfloat16' } }),
     ...(weight === 'w8a8' && { peer: { op: 'linear_dynamic_int8', m, n, k } }),
@@ -129,7 +135,7 @@ function int8(sizes: readonly number[]): Case[] {
     ...(['f32', 'w8a8', 'w8a16'] as const).map((w) => weightCase(w, n, n, n)),
   ]);
   const few = [1, 8, 64].flatMap((m) =>
-    (['f32', 'w8a8', 'w8a16'] as const).map((w) => weightCase(w, m, 3072, 768)),
+    (['f32', 'w8a8', 'w8a16', 'w4a16'] as const).map((w) => weightCase(w, m, 3072, 768)),
   );
   return [...square, ...few];
 }
@@ -207,7 +213,7 @@ function decode(sizes: readonly number[]): Case[] {
   ] as const;
   return [
     ...shapes.flatMap(([n, k]) =>
-      (['f32', 'bf16', 'w8a8', 'w8a16'] as const).map((w) => weightCase(w, 1, n, k)),
+      (['f32', 'bf16', 'w8a8', 'w8a16', 'w4a16'] as const).map((w) => weightCase(w, 1, n, k)),
     ),
     ...sizes.map((t) => attentionCase(t, { causal: true, tq: 1 })),
   ];

@@ -10,7 +10,7 @@ import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { Case } from './cases.js';
 
-type Stored = 'float32' | 'bfloat16' | 'int8';
+type Stored = 'float32' | 'bfloat16' | 'int8' | 'int4';
 
 async function load(folder: string, dtype: 'float32' | 'bfloat16'): Promise<CausalLM> {
   const { model } = await loadModel(folder);
@@ -38,9 +38,11 @@ function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
     tidy(() => noGrad(() => model.forward({ inputIds, cache, logitsToKeep: 1 }).logits));
   const head = 2 * vocab * hidden;
   const body = perToken(model) - head;
-  const width = { float32: 4, bfloat16: 2, int8: 1 }[stored];
-  const kind = { float32: 'f32', bfloat16: 'bf16', int8: 'i8' }[stored] as Case['kind'];
-  const peer = stored === 'int8' ? {} : { folder, dtype: stored };
+  const width = { float32: 4, bfloat16: 2, int8: 1, int4: 0.53 }[stored];
+  const kinds = { float32: 'f32', bfloat16: 'bf16', int8: 'i8', int4: 'f32' } as const;
+  const kind: Case['kind'] = kinds[stored];
+  const known = stored === 'float32' || stored === 'bfloat16';
+  const peer = { folder, dtype: stored };
   let cache: KVCache | null = null;
   return [
     {
@@ -52,7 +54,7 @@ function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
       warmMs: 1000,
       inputs: () => [tensor(ids(prefill), { shape: [1, prefill] })],
       run: (x) => forward(x!, null),
-      ...(stored !== 'int8' && { peer: { op: 'model_prefill', tokens: prefill, ...peer } }),
+      ...(known && { peer: { op: 'model_prefill', tokens: prefill, ...peer } }),
     },
     {
       kernel: `decode one token ${stored}`,
@@ -75,16 +77,21 @@ function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
         return forward(x!, cache);
       },
       dispose: () => cache?.dispose(),
-      ...(stored !== 'int8' && { peer: { op: 'model_decode', tokens: past, ...peer } }),
+      ...(known && { peer: { op: 'model_decode', tokens: past, ...peer } }),
     },
   ];
 }
 
-/** The folder as stored: int8 folders as they are, float ones in float32 and with weights in bfloat16. */
+/** The folder as stored: quantized folders as they are, float ones in float32 and with weights in bfloat16. */
 export async function modelCases(folder: string): Promise<{ cases: Case[]; dispose: () => void }> {
   const first = await load(folder, 'float32');
-  const quantized = first.parameters().some((p) => p.dtype === 'int8');
-  if (quantized) return { cases: cases(first, folder, 'int8'), dispose: () => first.dispose() };
+  const [block] = first.blocks;
+  const scheme = block?.ffnOutput.scheme ?? null;
+  if (scheme)
+    return {
+      cases: cases(first, folder, scheme === 'w4a16' ? 'int4' : 'int8'),
+      dispose: () => first.dispose(),
+    };
   const second = await load(folder, 'bfloat16');
   return {
     cases: [...cases(first, folder, 'float32'), ...cases(second, folder, 'bfloat16')],

@@ -1,39 +1,52 @@
-// int8 quantization of a model's linear layers: symmetric, one scale per output, range clipped for the least error.
+// Quantization of a model's linear layers: symmetric; int8 with one scale per output, int4 with one per output and group; ranges clipped
+// for the least error.
 import type { CausalLM } from '../models/causal_lm.js';
-import type { Int8Scheme } from '../nn/linear.js';
+import type { Linear, QuantScheme } from '../nn/linear.js';
+import { quantizeWeightI4 } from '../ops/matmul_i4.js';
 import { quantizeWeightI8 } from '../ops/matmul_i8.js';
 
 export interface QuantizeOptions {
-  /** w8a8: activations are quantized too, per token, on the fly. w8a16: weights only. */
-  scheme: Int8Scheme;
-  /** Also the token embedding (and the output head tied to it, or the separate head). */
+  /** w8a8: activations are quantized too, per token, on the fly. w8a16, w4a16: weights only. */
+  scheme: QuantScheme;
+  /** Inputs that share an int4 scale, a multiple of 32. Default 128. */
+  group?: number;
+  /** Also the token embedding (and the output head tied to it, or the separate head); int8 only. */
   embeddings?: boolean;
   onProgress?: (done: number) => void;
 }
 
-/** Changes `model`: linear layers inside the blocks, and with `embeddings` the embedding and head, become int8. */
+function quantizeLinear(layer: Linear, scheme: QuantScheme, group: number): void {
+  const matrix = layer.matrix();
+  try {
+    if (scheme === 'w4a16') {
+      const { q, scale } = quantizeWeightI4(matrix, { group });
+      layer.setInt4(q, scale, group);
+    } else {
+      const { q, scale } = quantizeWeightI8(matrix);
+      layer.setInt8(q, scale, scheme);
+    }
+  } finally {
+    matrix.dispose();
+  }
+}
+
+/** Changes `model`: linear layers inside the blocks, and with `embeddings` the embedding and head, become integers. */
 export function quantize(model: CausalLM, options: QuantizeOptions): string {
-  const { scheme } = options;
+  const { scheme, group = 128 } = options;
   let layers = 0;
   for (const [i, block] of model.blocks.entries()) {
     for (const layer of block.linears.values()) {
-      const matrix = layer.matrix();
-      const { q, scale } = quantizeWeightI8(matrix);
-      matrix.dispose();
-      layer.setInt8(q, scale, scheme);
+      quantizeLinear(layer, scheme, group);
       layers++;
     }
     options.onProgress?.((i + 1) / model.blocks.length);
   }
-  if (options.embeddings) {
+  if (options.embeddings && scheme !== 'w4a16') {
     const table = quantizeWeightI8(model.tokenEmbedding.weight);
     model.tokenEmbedding.setInt8(table.q, table.scale, scheme);
-    if (model.head) {
-      const matrix = model.head.matrix();
-      const { q, scale } = quantizeWeightI8(matrix);
-      matrix.dispose();
-      model.head.setInt8(q, scale, scheme);
-    }
+    if (model.head) quantizeLinear(model.head, scheme, group);
   }
+  if (scheme === 'w4a16')
+    return `${layers} linear layers to int4 (${scheme}), a scale per output and ${group} inputs, MSE-clipped`;
   return `${layers} linear layers to int8 (${scheme}), per output channel, MSE-clipped${options.embeddings ? ', embeddings included' : ''}`;
 }

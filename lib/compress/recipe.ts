@@ -13,7 +13,7 @@ import type { CausalLM } from '../models/causal_lm.js';
 import { writeModel } from '../models/registry.js';
 import { flopsPerToken, parameterCount } from '../models/size.js';
 import { devices, getThreads } from '../native/device.js';
-import type { Int8Scheme } from '../nn/linear.js';
+import type { QuantScheme } from '../nn/linear.js';
 import * as check from '../ops/check.js';
 import { compressionReport } from '../report/compression.js';
 import type { CompressionReport, ModelReport, StageReport } from '../report/compression.js';
@@ -45,7 +45,9 @@ export interface CompressOptions {
   calibrationText: string;
   /** Held-out text: gates and all reported quality figures. Must differ from the calibration text. */
   evalText: string;
-  quantize?: Int8Scheme;
+  quantize?: QuantScheme;
+  /** For w4a16: inputs that share a scale, a multiple of 32. Default 128. */
+  quantizeGroup?: number;
   /** Quantize embeddings and output head too. Default false. */
   quantizeEmbeddings?: boolean;
   prune?: PruneRatios;
@@ -78,6 +80,7 @@ const optionNames = [
   'evalText',
   'quantize',
   'quantizeEmbeddings',
+  'quantizeGroup',
   'prune',
   'sparsity',
   'maxKld',
@@ -108,7 +111,19 @@ function checkOptions(options: CompressOptions, config: JsonObject): void {
   check.knownOptions('compress: prune', prune, ['ffn', 'heads', 'layers']);
   for (const key of ['ffn', 'heads', 'layers'] as const) checkRatio(`prune ${key}`, prune[key]);
   checkRatio('sparsity', sparsity);
-  if (scheme !== undefined) check.oneOf('compress', 'quantize', scheme, ['w8a8', 'w8a16']);
+  if (scheme !== undefined) check.oneOf('compress', 'quantize', scheme, ['w8a8', 'w8a16', 'w4a16']);
+  if (scheme === 'w4a16' && options.quantizeEmbeddings)
+    throw new OptionError(
+      'compress: quantizeEmbeddings is for w8a8 and w8a16; int4 tables are not supported',
+    );
+  const { quantizeGroup: group } = options;
+  if (
+    group !== undefined &&
+    (scheme !== 'w4a16' || !Number.isInteger(group) || group < 32 || group % 32 !== 0)
+  )
+    throw new OptionError(
+      `compress: quantizeGroup must be a multiple of 32 and goes with quantize: 'w4a16', got ${String(group)}`,
+    );
   const work =
     [prune.ffn, prune.heads, prune.layers, sparsity].some((r) => r !== undefined && r > 0) ||
     scheme !== undefined;
@@ -261,6 +276,7 @@ async function compressLoaded(
           quantize(copy, {
             scheme: options.quantize!,
             embeddings: options.quantizeEmbeddings ?? false,
+            ...(options.quantizeGroup !== undefined && { group: options.quantizeGroup }),
             onProgress: (done) => onProgress?.('quantize', done),
           }),
         ),

@@ -14,7 +14,7 @@ import type { CausalLM } from './causal_lm.js';
 import { GPT2LMHeadModel } from './gpt2.js';
 import { LlamaForCausalLM } from './llama.js';
 import { LstmForCausalLM } from './lstm.js';
-import { int8Tensors, readQuantization } from './quantized_layout.js';
+import { savedTensors, readQuantization } from './quantized_layout.js';
 import { SequenceClassifier, baseArchitecture } from './sequence_classification.js';
 import { Weights } from './weights.js';
 
@@ -130,7 +130,7 @@ export async function loadModel(folder: string, architecture?: string): Promise<
   );
   const tensors = new Map<string, Tensor>();
   const weights = new Weights(tensors, {
-    ...(quantization ? { scheme: quantization.scheme } : {}),
+    ...quantization,
     prefix: bare ? family.prefix : '',
   });
   try {
@@ -197,7 +197,7 @@ export async function writeModel(
   await mkdir(folder, { recursive: true });
   if ((await readdir(folder)).length > 0)
     throw new FileError('ERR_FILE_EXISTS', `${folder}: not empty`);
-  const { tensors, temporary, quantization } = int8Tensors(model);
+  const { tensors, temporary, quantization } = savedTensors(model);
   try {
     const config: JsonObject = { ...(extra.config ?? model.config) };
     delete config['quantization_config'];

@@ -1,12 +1,13 @@
 // The tensors of a checkpoint on their way into a model: taken by name with the shape the configuration demands.
 import { Embedding } from '../nn/embedding.js';
 import { Linear } from '../nn/linear.js';
-import type { Int8Scheme } from '../nn/linear.js';
+import type { QuantScheme } from '../nn/linear.js';
+import { unpackWords } from './quantized_layout.js';
 import { cast } from '../ops/cast.js';
 import { abs } from '../ops/elementwise.js';
 import { max } from '../ops/reduce.js';
 import { concat, reshape } from '../ops/view.js';
-import { empty, tensor } from '../tensor/create.js';
+import { empty } from '../tensor/create.js';
 import { isFloat } from '../tensor/dtype.js';
 import { ConfigError, FileError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
@@ -17,17 +18,19 @@ import type { Tensor } from '../tensor/tensor.js';
 export class Weights {
   readonly #tensors: Map<string, Tensor>;
   readonly #used = new Set<string>();
-  /** The int8 scheme of quantized layers, from the config. */
-  readonly scheme: Int8Scheme;
+  /** How layers are quantized, from the config, and how many inputs share an int4 scale. */
+  readonly scheme: QuantScheme;
+  readonly group: number;
   /** Stripped from or added to names, so that checkpoints saved without the head still load. */
   readonly prefix: string;
 
   constructor(
     tensors: Map<string, Tensor>,
-    options: { scheme?: Int8Scheme; prefix?: string } = {},
+    options: { scheme?: QuantScheme; group?: number | null; prefix?: string } = {},
   ) {
     this.#tensors = tensors;
     this.scheme = options.scheme ?? 'w8a8';
+    this.group = options.group ?? 0;
     this.prefix = options.prefix ?? '';
   }
 
@@ -68,31 +71,41 @@ export class Weights {
   ): Linear {
     const bias = options.bias ? this.take(`${name}.bias`, [outputs]) : null;
     const conv1d = options.conv1d ?? false;
-    const int8 = this.#int8(name, outputs, inputs);
+    const quantized = this.#quantized(name, outputs, inputs);
     const layer = new Linear({
-      weight: int8
+      weight: quantized
         ? empty(conv1d ? [inputs, outputs] : [outputs, inputs])
         : this.take(`${name}.weight`, conv1d ? [inputs, outputs] : [outputs, inputs]),
       bias,
       conv1d,
     });
-    if (int8) layer.setInt8(int8.q, int8.scale, this.scheme);
+    if (!quantized) return layer;
+    if (this.scheme === 'w4a16') layer.setInt4(quantized.q, quantized.scale, this.group);
+    else layer.setInt8(quantized.q, quantized.scale, this.scheme);
     return layer;
   }
 
   embedding(name: string, rows: number, width: number): Embedding {
-    const int8 = this.#int8(name, rows, width);
-    if (!int8) return new Embedding(this.take(`${name}.weight`, [rows, width]));
+    const quantized = this.#quantized(name, rows, width);
+    if (!quantized) return new Embedding(this.take(`${name}.weight`, [rows, width]));
+    if (this.scheme === 'w4a16')
+      throw new ConfigError(
+        `tensor ${JSON.stringify(`${name}.weight_packed`)}: int4 embeddings are not supported; expected a float table`,
+      );
     const table = new Embedding(empty([rows, width]));
-    table.setInt8(int8.q, int8.scale, this.scheme);
+    table.setInt8(quantized.q, quantized.scale, this.scheme);
     return table;
   }
 
-  /** compressed-tensors: int8 `weight`, or packed int32 words, with one scale per row. */
-  #int8(name: string, rows: number, width: number): { q: Tensor; scale: Tensor } | null {
+  /** compressed-tensors: int8 `weight` or packed int32 words, with one scale per row, for int4 per row and group. */
+  #quantized(name: string, rows: number, width: number): { q: Tensor; scale: Tensor } | null {
     if (!this.has(`${name}.weight_scale`)) return null;
-    const scale = this.take(`${name}.weight_scale`, [rows, 1]);
-    const flat = tidy(() => reshape(scale, [rows]));
+    const int4 = this.scheme === 'w4a16';
+    const scale = this.take(`${name}.weight_scale`, [
+      rows,
+      int4 ? Math.ceil(width / this.group) : 1,
+    ]);
+    const flat = int4 ? scale.detach() : tidy(() => reshape(scale, [rows]));
     scale.dispose();
     if (!this.has(`${name}.weight_packed`)) {
       const q = this.take(`${name}.weight`, [rows, width]);
@@ -102,10 +115,11 @@ export class Weights {
         );
       return { q, scale: flat };
     }
-    const words = Math.ceil(width / 4);
+    const bits = int4 ? 4 : 8;
+    const words = Math.ceil((width * bits) / 32);
     const packed = this.take(`${name}.weight_packed`, [rows, words]);
     this.optional(`${name}.weight_shape`, [2])?.dispose();
-    const q = unpackWords(packed, rows, width);
+    const q = unpackWords(packed, rows, width, bits);
     packed.dispose();
     return { q, scale: flat };
   }
@@ -151,18 +165,4 @@ export class Weights {
         `tensor ${JSON.stringify(names[bad])} contains NaN or infinity; the checkpoint is damaged`,
       );
   }
-}
-
-/** int32 words of four bytes u = q + 128, lowest first → int8 (rows, width). */
-function unpackWords(packed: Tensor, rows: number, width: number): Tensor {
-  return tidy(() => {
-    // the words' bytes, little-endian, as uint8
-    const words = packed.dataSync() as Int32Array;
-    const bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
-    const per = Math.ceil(width / 4) * 4;
-    const q = new Int8Array(rows * width);
-    for (let r = 0; r < rows; r++)
-      for (let k = 0; k < width; k++) q[r * width + k] = bytes[r * per + k]! - 128;
-    return tensor(q, { shape: [rows, width] });
-  });
 }

@@ -82,8 +82,10 @@ export class Embedding extends Module {
     };
   }
 
-  int8(): { q: Tensor; scale: Tensor } | null {
-    return this.#int8 && { q: this.#int8.q, scale: this.#int8.scale };
+  quantized(): { q: Tensor; scale: Tensor; scheme: Int8Scheme; group: number } | null {
+    if (!this.#int8) return null;
+    const { q, scale, scheme } = this.#int8;
+    return { q, scale, scheme, group: this.width };
   }
 
   share(): Embedding {

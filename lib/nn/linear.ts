@@ -1,8 +1,9 @@
-// Linear: y = x Wᵀ + b, in float or with int8 weights. GPT-2's Conv1D is the same layer with its weight stored
+// Linear: y = x Wᵀ + b, in float or with int8 or int4 weights. GPT-2's Conv1D is the same layer with its weight stored
 // transposed.
 import { cast, contiguous } from '../ops/cast.js';
 import { linear } from '../ops/matmul.js';
 import type { Activation } from '../ops/matmul.js';
+import { linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
 import { transpose } from '../ops/view.js';
 import { RootsError } from '../tensor/errors.js';
@@ -11,11 +12,14 @@ import type { Tensor } from '../tensor/tensor.js';
 import { Module } from './module.js';
 
 export type Int8Scheme = 'w8a8' | 'w8a16';
+export type QuantScheme = Int8Scheme | 'w4a16';
 
-interface Int8Weight {
-  readonly scheme: Int8Scheme;
+interface QuantizedWeight {
+  readonly scheme: QuantScheme;
   readonly packed: Tensor;
   readonly scale: Tensor;
+  /** Inputs that share a scale; all of them for int8. */
+  readonly group: number;
 }
 
 export interface LinearInit {
@@ -29,7 +33,7 @@ export class Linear extends Module {
   readonly conv1d: boolean;
   #weight: Tensor | null;
   #bias: Tensor | null;
-  #int8: Int8Weight | null = null;
+  #quantized: QuantizedWeight | null = null;
   #shape: readonly [outputs: number, inputs: number];
   /** Sees every input: calibration collects activations here. */
   observer: ((x: Tensor) => void) | null = null;
@@ -52,22 +56,27 @@ export class Linear extends Module {
   get bias(): Tensor | null {
     return this.#bias;
   }
-  /** The int8 scheme, or null for float weights. */
-  get scheme(): Int8Scheme | null {
-    return this.#int8?.scheme ?? null;
+  /** How the weight is quantized, or null for float weights. */
+  get scheme(): QuantScheme | null {
+    return this.#quantized?.scheme ?? null;
   }
 
   /** The float weight as a view (out, in). */
   get weight(): Tensor {
     if (!this.#weight)
-      throw new RootsError('ERR_MODULE', 'Linear: the weight is int8; there is no float weight');
+      throw new RootsError(
+        'ERR_MODULE',
+        `Linear: the weight is quantized (${this.scheme}); there is no float weight`,
+      );
     return this.#weight;
   }
 
   forward(x: Tensor, activation: Activation = 'none'): Tensor {
     this.observer?.(x);
-    if (this.#int8) {
-      const { scheme, packed, scale } = this.#int8;
+    if (this.#quantized) {
+      const { scheme, packed, scale, group } = this.#quantized;
+      if (scheme === 'w4a16')
+        return linearW4A16(x, packed, scale, this.#bias, { activation, group });
       return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale, this.#bias, {
         activation,
       });
@@ -123,31 +132,41 @@ export class Linear extends Module {
 
   /** Exchanges the float weight for int8 (out, in) with a scale per output. Takes over both tensors. */
   setInt8(q: Tensor, scale: Tensor, scheme: Int8Scheme): void {
-    const packed = packI8(q);
+    this.#setQuantized(q, { scheme, packed: packI8(q), scale, group: q.shape[1]! });
+  }
+
+  /** Exchanges the float weight for int4 values (out, in) with a scale (out, ⌈in / group⌉). Takes over both tensors. */
+  setInt4(q: Tensor, scale: Tensor, group: number): void {
+    this.#setQuantized(q, { scheme: 'w4a16', packed: packI4(q), scale, group });
+  }
+
+  #setQuantized(q: Tensor, weight: QuantizedWeight): void {
     this.#shape = [q.shape[0]!, q.shape[1]!];
     q.dispose();
     this.replace('weight', null);
     this.#weight = null;
-    this.#int8 = { scheme, packed, scale };
-    this.register('packed', packed);
-    this.register('scale', scale);
+    this.#quantized = weight;
+    this.register('packed', weight.packed);
+    this.register('scale', weight.scale);
   }
 
-  /** The int8 weight (out, in), unpacked for saving, and its scale; null for float weights. */
-  int8(): { q: Tensor; scale: Tensor } | null {
-    if (!this.#int8) return null;
-    return {
-      q: unpackI8(this.#int8.packed, this.outFeatures, this.inFeatures),
-      scale: this.#int8.scale,
-    };
+  /** The quantized values (out, in) in int8, unpacked for saving, and their scale; null for float weights. */
+  quantized(): { q: Tensor; scale: Tensor; scheme: QuantScheme; group: number } | null {
+    if (!this.#quantized) return null;
+    const { packed, scale, scheme, group } = this.#quantized;
+    const q =
+      scheme === 'w4a16'
+        ? unpackI4(packed, this.inFeatures)
+        : unpackI8(packed, this.outFeatures, this.inFeatures);
+    return { q, scale, scheme, group };
   }
 
   /** A layer that shares this one's bytes; changing one does not change the other. */
   share(): Linear {
-    if (this.#int8)
+    if (this.#quantized)
       throw new RootsError(
         'ERR_MODULE',
-        'Linear: int8 layers cannot be shared; compress from the float model',
+        'Linear: quantized layers cannot be shared; compress from the float model',
       );
     return new Linear({
       weight: this.#weight!.detach(),

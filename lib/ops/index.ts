@@ -9,6 +9,7 @@ export * from './linear_cross_entropy.js';
 export * from './linear_kl_div.js';
 export * from './losses.js';
 export * from './matmul.js';
+export * from './matmul_i4.js';
 export * from './matmul_i8.js';
 export * from './recurrent.js';
 export * from './reduce.js';

@@ -83,6 +83,43 @@ describeWithFixtures('quantize (G07)', () => {
         ).toBe(true);
       }
     });
+  it('w4a16: int4 in groups, smaller than int8, reloaded by us, in the compressed-tensors layout', async () => {
+    const options = shakespeareOptions({ quantize: 'w4a16', quantizeGroup: 32 });
+    const r = await compress(shakespeare, options);
+    expect(r.stages[0]!.accepted).toBe(true);
+    expect(r.ratio.perplexity).toBeLessThan(1.03);
+    expect(r.after.kld).toBeLessThan(0.03);
+    expect(r.ratio.disk).toBeGreaterThan(4);
+    const config = JSON.parse(readFileSync(join(options.out, 'config.json'), 'utf8')) as {
+      quantization_config: { format: string; config_groups: { group_0: { weights: JsonObject } } };
+    };
+    expect(config.quantization_config.format).toBe('pack-quantized');
+    expect(config.quantization_config.config_groups.group_0.weights).toMatchObject({
+      num_bits: 4,
+      strategy: 'group',
+      group_size: 32,
+      symmetric: true,
+    });
+    const file = await openSafetensors(join(options.out, 'model.safetensors'));
+    // a word holds eight weights, a scale serves 32
+    const layer = 'transformer.h.0.mlp.c_fc';
+    const [outputs, words] = file.info(`${layer}.weight_packed`).shape as [number, number];
+    expect(file.info(`${layer}.weight_scale`).shape).toEqual([outputs, words / 4]);
+    using lm = await LanguageModel.fromPretrained(options.out);
+    const again = out();
+    await lm.save(again);
+    expect(
+      readFileSync(join(again, 'model.safetensors')).equals(
+        readFileSync(join(options.out, 'model.safetensors')),
+      ),
+    ).toBe(true);
+    await expect(
+      compress(shakespeare, shakespeareOptions({ quantize: 'w4a16', quantizeEmbeddings: true })),
+    ).rejects.toThrow(/int4 tables are not supported/);
+    await expect(
+      compress(shakespeare, shakespeareOptions({ quantize: 'w8a8', quantizeGroup: 64 })),
+    ).rejects.toThrow(/quantizeGroup/);
+  });
   it('embeddings on request: the tied head runs in int8 too', async () => {
     const options = shakespeareOptions({ quantize: 'w8a8', quantizeEmbeddings: true });
     const r = await compress(shakespeare, options);
@@ -245,7 +282,11 @@ describeWithFixtures('bad input', () => {
       { prune: { heads: 0.25 } },
       /prune heads is not possible for this model: GPT-2 derives the head size/,
     ],
-    ['an unknown scheme', { quantize: 'w2a2' as 'w8a8' }, /quantize must be one of w8a8, w8a16/],
+    [
+      'an unknown scheme',
+      { quantize: 'w2a2' as 'w8a8' },
+      /quantize must be one of w8a8, w8a16, w4a16/,
+    ],
     ['an unknown option', { quantise: 'w8a8' } as object, /unknown option "quantise"/],
     [
       'an empty calibration text',

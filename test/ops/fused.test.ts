@@ -417,6 +417,9 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
     const q = [0, 1, 2].map(() => roots.randn([2, 3, 130, 16], { generator: g }));
     const { q: qw, scale } = roots.quantizeWeightI8(b.transpose().clone());
     const packed = roots.packI8(qw);
+    const int4 = roots.quantizeWeightI4(b.transpose().clone());
+    const [packed4, scale4] = [roots.packI4(int4.q), int4.scale];
+    const few = a.slice(0, 0, 4).clone();
     const grad = (f: (x: Tensor) => Tensor) => (): Tensor => {
       const x = a.clone().setRequiresGrad();
       f(x).backward();
@@ -436,6 +439,8 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
       'matmul gradient': grad((x) => x.matmul(b).square().sum()),
       w8a8: () => roots.linearW8A8(a, packed, scale),
       w8a16: () => roots.linearW8A16(a, packed, scale),
+      w4a16: () => roots.linearW4A16(a, packed4, scale4),
+      'w4a16, few rows': () => roots.linearW4A16(few, packed4, scale4),
     };
   })();
   for (const [name, run] of Object.entries(work))

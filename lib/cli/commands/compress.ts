@@ -2,7 +2,7 @@
 import { parseHeal } from '../../compress/heal.js';
 import { compress } from '../../compress/recipe.js';
 import type { PruneRatios } from '../../compress/recipe.js';
-import type { Int8Scheme } from '../../nn/linear.js';
+import type { QuantScheme } from '../../nn/linear.js';
 import {
   UsageError,
   defined,
@@ -41,7 +41,8 @@ export const command: Command = {
   summary: 'Quantize and prune a model, measured before and after',
   usage: `roots compress DIR --out OUT --calibration FILE --eval FILE [options]
 
-  --quantize w8a8|w8a16    int8 weights; w8a8 also quantizes activations on the fly
+  --quantize w8a8|w8a16|w4a16   int8 or int4 weights; w8a8 also quantizes activations on the fly
+  --group N                for w4a16: inputs that share a scale, a multiple of 32 (default 128)
   --quantize-embeddings    the token embedding and output head too
   --prune ffn=R,heads=R,layers=R   remove this share, refitted by least squares on the calibration text
   --heal STEPS|MINUTESm    distil the pruned model from the original; the gate judges both together
@@ -56,6 +57,7 @@ Writes a model folder to OUT, with report.json and report.html.`,
   positionals: [1, 1],
   options: {
     out: { type: 'string' },
+    group: { type: 'string' },
     calibration: { type: 'string' },
     eval: { type: 'string' },
     quantize: { type: 'string' },
@@ -81,7 +83,8 @@ Writes a model folder to OUT, with report.json and report.html.`,
       calibrationText: await readText(requiredOption(values, 'calibration')),
       evalText: await readText(requiredOption(values, 'eval')),
       ...defined({
-        quantize: textOption(values, 'quantize') as Int8Scheme | undefined,
+        quantize: textOption(values, 'quantize') as QuantScheme | undefined,
+        quantizeGroup: integerOption(values, 'group'),
         quantizeEmbeddings: values['quantize-embeddings'] === true ? true : undefined,
         prune: prune === undefined ? undefined : parsePrune(prune),
         heal: healing === undefined ? undefined : parseHeal(healing),
