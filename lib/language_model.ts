@@ -37,7 +37,6 @@ import { Tokenizer } from './text/tokenizer.js';
 export interface LoadOptions {
   /** Where the weights go: 'cpu' (the default), 'cuda', or 'auto', the GPU where there is one. */
   device?: DeviceOption;
-  /** The element type of the weights in memory. Only float32 so far: 16-bit checkpoints are widened. */
   /** bfloat16: matrices and the token table are stored so, for inference: half the memory to read; the rest stays float32. */
   dtype?: 'float32' | 'bfloat16';
 }

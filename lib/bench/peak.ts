@@ -1,5 +1,5 @@
 // The most this machine can do, measured in the same run as the kernels that are compared with it.
-import { devices, getThreads, synchronize } from '../native/device.js';
+import { cpuIsa, getThreads, synchronize } from '../native/device.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, zeros } from '../tensor/create.js';
 
@@ -36,7 +36,7 @@ export async function bestMs(fn: () => void, runs: number): Promise<number> {
 /** float32 multiply-adds on registers alone, counted as two, in 10⁹ per second. Best of twenty short runs, a few hundredths of a second. */
 export async function measureFmaPeak(): Promise<number> {
   const chunks = 8 * getThreads();
-  const width = vectorBytes[devices()[0]!.isa] ?? 16;
+  const width = vectorBytes[cpuIsa()] ?? 16;
   const out = empty([chunks], 'float64');
   const iterations = 100_000;
   const ms = await bestMs(() => kernels.probe_fma(out, 0, iterations), 20);
@@ -48,7 +48,7 @@ export async function measureFmaPeak(): Promise<number> {
 export async function measurePeak(): Promise<Peak> {
   const threads = getThreads();
   const chunks = 8 * threads;
-  const width = vectorBytes[devices()[0]!.isa] ?? 16;
+  const width = vectorBytes[cpuIsa()] ?? 16;
   const out = empty([chunks], 'float64');
   const rate = async (kind: 0 | 1 | 2, lanes: number): Promise<number> => {
     const iterations = 400_000;
@@ -57,7 +57,7 @@ export async function measurePeak(): Promise<Peak> {
   };
   const f32 = await rate(0, width / 4);
   const f64 = await rate(1, width / 8);
-  const i8 = devices()[0]!.isa === 'avx512_vnni' ? await rate(2, width) : null;
+  const i8 = cpuIsa() === 'avx512_vnni' ? await rate(2, width) : null;
   const data = zeros([1 << 26]);
   const sums = empty([64], 'float64');
   const readMs = await bestMs(() => kernels.probe_read(data, sums), 6);

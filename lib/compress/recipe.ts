@@ -12,7 +12,7 @@ import { LanguageModel } from '../language_model.js';
 import type { CausalLM } from '../models/causal_lm.js';
 import { writeModel } from '../models/registry.js';
 import { flopsPerToken, parameterCount } from '../models/size.js';
-import { devices, getThreads } from '../native/device.js';
+import { cpuIsa, getThreads } from '../native/device.js';
 import type { QuantScheme } from '../nn/linear.js';
 import * as check from '../ops/check.js';
 import { compressionReport } from '../report/compression.js';
@@ -507,7 +507,7 @@ async function measureBoth(
     calibration: { tokens: r.calibration.length, sha256: hash(options.calibrationText) },
     machine: {
       cpu: cpus()[0]?.model.trim() ?? 'unknown',
-      isa: devices()[0]!.isa,
+      isa: cpuIsa(),
       threads,
       node: process.versions.node,
       date: new Date().toISOString(),

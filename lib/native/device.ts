@@ -31,6 +31,11 @@ export function hasOtherDevices(): boolean {
   return cuda?.problem === null;
 }
 
+/** The instruction set of the CPU kernels; unlike devices(), without looking for a GPU. */
+export function cpuIsa(): string {
+  return native().devices()[0]!.description;
+}
+
 /** The devices that can compute here. */
 export function devices(): DeviceInfo[] {
   cudaProblem();

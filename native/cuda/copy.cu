@@ -133,17 +133,6 @@ __global__ void tril_kernel(const Unit* x, Unit* out, int64_t count, int64_t row
   }
 }
 
-// The integer as wide as an element.
-template <class F>
-Status by_size(int64_t size, const F& f) {
-  switch (size) {
-    case 8: return f(uint64_t{});
-    case 4: return f(uint32_t{});
-    case 2: return f(uint16_t{});
-    default: return f(uint8_t{});
-  }
-}
-
 }  // namespace
 
 Status copy(const Context&, Tensor x, Tensor out) {

@@ -76,16 +76,6 @@ __global__ void scatter_add_kernel(T* out, Indices index, const T* source, int64
   }
 }
 
-template <class F>
-Status by_size(int64_t size, const F& f) {
-  switch (size) {
-    case 8: return f(uint64_t{});
-    case 4: return f(uint32_t{});
-    case 2: return f(uint16_t{});
-    default: return f(uint8_t{});
-  }
-}
-
 Status check_gather(const Tensor& x, const Tensor& index, const Tensor& y) {
   CHECK(x.rank >= 1 && same_shape(index, y) && index.rank == x.rank && x.dtype == y.dtype, "shapes differ");
   for (int32_t i = 0; i + 1 < x.rank; ++i) CHECK(index.shape[i] == x.shape[i], "shapes differ");

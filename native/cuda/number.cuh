@@ -125,6 +125,17 @@ ROOTS_BOTH F16 to_f16(float x) {
   return {static_cast<uint16_t>(sign | (bits_of(shifted) - 0x3f000000u))};
 }
 
+// The integer as wide as an element.
+template <class F>
+Status by_size(int64_t size, const F& f) {
+  switch (size) {
+    case 8: return f(uint64_t{});
+    case 4: return f(uint32_t{});
+    case 2: return f(uint16_t{});
+    default: return f(uint8_t{});
+  }
+}
+
 template <class F>
 Status dispatch_float(DType dtype, const F& f) {
   if (dtype == DType::f32) return f(float{});
