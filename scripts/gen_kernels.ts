@@ -33,25 +33,25 @@ const types: Record<string, string> = {
 };
 const lines = [
   '// Generated from native/kernels.def by scripts/gen_kernels.ts. Do not edit.',
-  "import { native } from './load.js';",
+  "import { call, number, tensor } from './arguments.js';",
   "import type { TensorArg } from './load.js';",
-  '',
-  'type Kernel = (...args: unknown[]) => void;',
-  'const table = (): Record<string, Kernel> => native().kernels as Record<string, Kernel>;',
   '',
 ];
 for (const { name, parameters } of kernels) {
   const signature = parameters.map(([type, id]) => `${id}: ${types[type]}`).join(', ');
-  const values = parameters
-    .map(([type, id]) => {
-      if (type === 'Tensor') return `${id}.storage.handle, ${id}.layout`;
-      if (type === 'OptionalTensor') return `${id}?.storage.handle ?? null, ${id}?.layout ?? null`;
-      return id;
-    })
-    .join(', ');
+  const storages = parameters
+    .filter(([type]) => type.endsWith('Tensor'))
+    .map(([type, id]) =>
+      type === 'Tensor' ? `${id}.storage.handle` : `${id}?.storage.handle ?? null`,
+    );
+  const numbers = parameters.reduce(
+    (before, [type, id]) => `${type.endsWith('Tensor') ? 'tensor' : 'number'}(${before}, ${id})`,
+    '0',
+  );
   lines.push(
     `export function ${name}(${signature}): void {`,
-    `  table()['${name}']!(${values});`,
+    `  ${numbers};`,
+    `  call.${name}!(${storages.join(', ')});`,
     '}',
   );
 }

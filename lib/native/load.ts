@@ -6,7 +6,10 @@ import { fileURLToPath } from 'node:url';
 /** What a kernel needs of a tensor; `Tensor` has this shape, but this folder does not know `Tensor`. */
 export interface TensorArg {
   readonly storage: { readonly handle: unknown };
-  readonly layout: Float64Array;
+  readonly dtypeCode: number;
+  readonly offset: number;
+  readonly shape: readonly number[];
+  readonly strides: readonly number[];
 }
 
 export interface OpenedSafetensors {
@@ -28,10 +31,15 @@ export interface NativeMemory {
 }
 
 export interface NativeAddon {
-  kernels: Record<string, (...args: unknown[]) => void>;
+  /** They take storages; their numbers lie in `numbers`. */
+  kernels: Record<string, (...storages: unknown[]) => void>;
+  /** What native/binding/bind.h reads when a kernel is called. */
+  numbers: Float64Array;
   abi: string;
   /** Uninitialised bytes for kernels; with `host`, bytes that the host may write at once. */
   createStorage(bytes: number, host?: boolean, device?: number): unknown;
+  /** createStorage(bytes) in the handle of a disposed storage, to which nothing else may refer. */
+  reuseStorage(handle: unknown, bytes: number): void;
   createStorageFrom(data: ArrayBufferView, device: number): unknown;
   storageDevice(handle: unknown): number;
   /** A new storage on a device with a range of another's bytes. */

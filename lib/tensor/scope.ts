@@ -28,7 +28,7 @@ function collect(value: unknown, visit: (tensor: Tensor) => void, depth = 0): vo
 }
 
 function isTensor(value: object): value is Tensor {
-  return 'storage' in value && 'layout' in value && 'dispose' in value;
+  return 'storage' in value && 'strides' in value && 'dispose' in value;
 }
 
 /**

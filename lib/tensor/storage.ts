@@ -3,9 +3,13 @@
 import { native } from '../native/load.js';
 import { DisposedError } from './errors.js';
 
+/** Handles of disposed storages, for new ones: making one costs more than everything else about a small tensor. */
+const spare: unknown[] = [];
+const maxSpare = 1024;
+
 export class Storage {
-  /** The native External; kernels read it. */
-  readonly handle: unknown;
+  /** The native External, which kernels read; undefined once disposed. No other object may keep it. */
+  handle: unknown;
   readonly bytes: number;
   #references = 1;
 
@@ -16,6 +20,11 @@ export class Storage {
 
   /** Uninitialised bytes for kernels to fill; `host`: for the host to fill, before any kernel. */
   static allocate(bytes: number, host: boolean = false): Storage {
+    if (!host && spare.length > 0) {
+      const handle = spare.pop();
+      native().reuseStorage(handle, bytes);
+      return new Storage(handle, bytes);
+    }
     return new Storage(native().createStorage(bytes, host), bytes);
   }
 
@@ -48,6 +57,10 @@ export class Storage {
 
   release(): void {
     if (this.#references === 0) return;
-    if (--this.#references === 0) native().disposeStorage(this.handle);
+    if (--this.#references > 0) return;
+    const { handle } = this;
+    this.handle = undefined;
+    native().disposeStorage(handle);
+    if (spare.length < maxSpare) spare.push(handle);
   }
 }

@@ -33,7 +33,6 @@ export class Tensor {
   /** How this tensor was computed; null for leaves. Set by autograd. */
   node: GradNode | null = null;
   #disposed = false;
-  #layout: Float64Array | null = null;
 
   /** Takes over one reference to the storage. */
   constructor(storage: Storage, shape: Shape, strides: Shape, offset: number, dtype: DType) {
@@ -45,20 +44,9 @@ export class Tensor {
     track(this);
   }
 
-  /** dtype, offset, rank, shape, strides: what kernels receive. Made on first use, since most views never meet one. */
-  get layout(): Float64Array {
-    if (this.#layout) return this.#layout;
-    const rank = this.shape.length;
-    const layout = new Float64Array(3 + 2 * rank);
-    layout[0] = dtypes[this.dtype].code;
-    layout[1] = this.offset;
-    layout[2] = rank;
-    for (let i = 0; i < rank; i++) {
-      layout[3 + i] = this.shape[i]!;
-      layout[3 + rank + i] = this.strides[i]!;
-    }
-    this.#layout = layout;
-    return layout;
+  /** The number native code knows the dtype by. */
+  get dtypeCode(): number {
+    return dtypes[this.dtype].code;
   }
 
   /** Where the bytes live. */
@@ -108,7 +96,6 @@ export class Tensor {
     value.storage.retain();
     const { storage: bytes, strides, offset, dtype } = value;
     Object.assign(this, { storage: bytes, strides, offset, dtype });
-    this.#layout = null;
     storage.release();
     this.grad?.dispose();
     this.grad = null;

@@ -43,6 +43,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 #include "kernels.def"
 #undef KERNEL
   exports.Set("kernels", kernels);
+  auto numbers = Napi::Float64Array::New(env, Environment::kNumbers);
+  napi_ref kept;  // as long as the environment
+  NAPI_THROW_IF_FAILED(env, napi_create_reference(env, numbers, 1, &kept), exports);
+  environment->numbers = numbers.Data();
+  exports.Set("numbers", numbers);
   exports.Set("abi", Napi::String::New(env, std::to_string(kernel_abi_hash())));
   register_storage(env, exports, environment);
   register_device(env, exports, environment);

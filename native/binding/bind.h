@@ -1,7 +1,8 @@
-// A kernel's C++ signature as a Node-API function. Each tensor takes two JavaScript arguments: its storage
-// (External) and its layout, a cached Float64Array [dtype, offset, rank, shape..., strides...]; an absent
-// tensor is null, null. "Native refuses": the view must lie inside a genuine storage; what a shape means is
-// checked in lib/ops.
+// A kernel's C++ signature as a Node-API function. It takes the storages (Externals, null for an absent
+// tensor) as arguments; everything that is a number lies in the environment's array of doubles, in the order
+// of the signature: a tensor is [dtype, offset, rank, shape..., strides...] or [-1] where absent, a number
+// itself. An array that both sides know costs a tenth of reading as many Node-API values. "Native refuses":
+// the view must lie inside a genuine storage; what a shape means is checked in lib/ops.
 #pragma once
 
 #include <cmath>
@@ -12,14 +13,20 @@
 
 namespace roots {
 
+// Kernels on no more bytes than this take less time than handing them to the stream's thread; when that has
+// nothing to do they run on the caller.
+constexpr double kSmall = 16 << 10;
+
 struct Arguments {
   napi_env env;
   Environment* environment;
-  const napi_value* values;
+  const napi_value* handles;
+  const double* numbers;
   const char* kernel;
   Storage** held;  // storages used, in order of appearance
   int held_count = 0;
-  int next = 0;
+  int tensor = 0;    // of the next tensor, among the handles
+  double bytes = 0;  // of the elements of all tensors
   bool failed = false;
 
   void fail(const std::string& message) {
@@ -28,23 +35,28 @@ struct Arguments {
   }
 };
 
-// Fills a tensor from layout values; false unless every element of the view lies in [0, bytes).
-inline bool read_layout(const double* layout, size_t length, size_t bytes, Tensor* out,
-                        int64_t* offset_bytes) {
+constexpr int kLayoutHeader = 3;
+constexpr int kMaxLayout = kLayoutHeader + 2 * kMaxRank;
+
+// Fills a tensor from layout values; false unless every element of the view lies in [0, bytes). At most
+// kMaxLayout values are read.
+inline bool read_layout(const double* layout, size_t bytes, Tensor* out, int64_t* offset_bytes) {
   constexpr double kMaxExact = 9007199254740992.0;  // 2^53
-  if (length < 3) return false;
-  for (size_t i = 0; i < length; ++i)
-    if (!(layout[i] >= 0 && layout[i] < kMaxExact && layout[i] == std::floor(layout[i]))) return false;
+  const auto exact = [](double x) {
+    return x >= 0 && x < kMaxExact && x == static_cast<double>(static_cast<int64_t>(x));
+  };
+  if (!(exact(layout[0]) && exact(layout[1]) && exact(layout[2]))) return false;
   if (layout[0] >= kNumDTypes || layout[2] > kMaxRank) return false;
   const int32_t rank = static_cast<int32_t>(layout[2]);
-  if (length != 3 + 2 * static_cast<size_t>(rank)) return false;
+  for (int32_t i = kLayoutHeader; i < kLayoutHeader + 2 * rank; ++i)
+    if (!exact(layout[i])) return false;
   out->dtype = static_cast<DType>(static_cast<int32_t>(layout[0]));
   out->rank = rank;
   int64_t last = static_cast<int64_t>(layout[1]);
   bool empty = false;
   for (int32_t i = 0; i < rank; ++i) {
-    out->shape[i] = static_cast<int64_t>(layout[3 + i]);
-    out->strides[i] = static_cast<int64_t>(layout[3 + rank + i]);
+    out->shape[i] = static_cast<int64_t>(layout[kLayoutHeader + i]);
+    out->strides[i] = static_cast<int64_t>(layout[kLayoutHeader + rank + i]);
     if (out->shape[i] == 0) {
       empty = true;
       continue;
@@ -63,24 +75,21 @@ inline bool read_layout(const double* layout, size_t length, size_t bytes, Tenso
 }
 
 inline void read_tensor(Arguments& a, Tensor* out) {
-  StorageHandle* handle = storage_of(a.env, a.environment, a.values[a.next]);
+  StorageHandle* handle = storage_of(a.env, a.environment, a.handles[a.tensor]);
   if (!handle) {
     a.failed = true;  // storage_of has thrown
     return;
   }
-  napi_typedarray_type type;
-  size_t length;
-  void* layout;
-  if (napi_get_typedarray_info(a.env, a.values[a.next + 1], &type, &length, &layout, nullptr, nullptr) !=
-          napi_ok ||
-      type != napi_float64_array)
-    return a.fail("argument " + std::to_string(a.next + 1) + ": expected a layout (Float64Array)");
   int64_t offset;
-  if (!read_layout(static_cast<const double*>(layout), length, handle->storage->bytes(), out, &offset))
-    return a.fail("argument " + std::to_string(a.next) + ": the view does not lie inside its storage of " +
+  if (!read_layout(a.numbers, handle->storage->bytes(), out, &offset))
+    return a.fail("tensor " + std::to_string(a.tensor) + ": the view does not lie inside its storage of " +
                   std::to_string(handle->storage->bytes()) + " bytes");
+  a.numbers += kLayoutHeader + 2 * out->rank;
   out->data = static_cast<char*>(handle->storage->data()) + offset;
   a.held[a.held_count++] = handle->storage;
+  auto bytes = static_cast<double>(dtype_size(out->dtype));
+  for (int32_t i = 0; i < out->rank; ++i) bytes *= static_cast<double>(out->shape[i]);
+  a.bytes += bytes;
 }
 
 template <class T>
@@ -90,7 +99,7 @@ template <>
 inline Tensor read_argument<Tensor>(Arguments& a) {
   Tensor tensor;
   if (!a.failed) read_tensor(a, &tensor);
-  a.next += 2;
+  ++a.tensor;
   return tensor;
 }
 
@@ -98,37 +107,33 @@ template <>
 inline OptionalTensor read_argument<OptionalTensor>(Arguments& a) {
   OptionalTensor tensor;
   if (!a.failed) {
-    napi_valuetype type;
-    if (napi_typeof(a.env, a.values[a.next], &type) == napi_ok && type == napi_null)
+    if (*a.numbers == -1) {
       tensor.rank = -1;
-    else
+      ++a.numbers;
+    } else {
       read_tensor(a, &tensor);
+    }
   }
-  a.next += 2;
+  ++a.tensor;
   return tensor;
 }
 
 template <>
 inline double read_argument<double>(Arguments& a) {
-  double value = 0;
-  if (!a.failed && napi_get_value_double(a.env, a.values[a.next], &value) != napi_ok)
-    a.fail("argument " + std::to_string(a.next) + ": expected a number");
-  a.next += 1;
-  return value;
+  return a.failed ? 0 : *a.numbers++;
 }
 
 template <>
 inline int64_t read_argument<int64_t>(Arguments& a) {
-  double value = 0;
-  if (!a.failed && (napi_get_value_double(a.env, a.values[a.next], &value) != napi_ok ||
-                    value != std::floor(value) || std::fabs(value) > 9007199254740991.0))
-    a.fail("argument " + std::to_string(a.next) + ": expected a safe integer");
-  a.next += 1;
-  return a.failed ? 0 : static_cast<int64_t>(value);
+  if (a.failed) return 0;
+  const double value = *a.numbers++;
+  if (value != std::floor(value) || std::fabs(value) > 9007199254740991.0) {
+    a.fail("expected a safe integer, got " + std::to_string(value));
+    return 0;
+  }
+  return static_cast<int64_t>(value);
 }
 
-template <class T>
-constexpr int argument_slots = std::is_base_of_v<Tensor, T> ? 2 : 1;
 template <class T>
 constexpr int argument_tensors = std::is_base_of_v<Tensor, T> ? 1 : 0;
 
@@ -163,63 +168,64 @@ class KernelTask final : public Task {
 
 // Which device a call runs on: that of its tensors. Storages that no kernel has seen yet follow the others,
 // so that lib/ops can make results without knowing where they will live. -1 with a pending exception.
-template <class... Args>
-int choose_device(napi_env env, const KernelCall* call, const napi_value* values) {
+inline int choose_device(napi_env env, const KernelCall* call, const napi_value* handles, int count) {
   if (device_count() == 1) return 0;
-  StorageHandle* undecided[(0 + ... + argument_tensors<Args>)+1];
-  int count = 0, device = -1, slot = 0;
-  bool failed = false;
-  const auto look = [&](bool is_tensor) {
-    const napi_value value = values[slot];
-    slot += is_tensor ? 2 : 1;
+  int device = -1;
+  for (int i = 0; i < count; ++i) {
     napi_valuetype type;
-    if (!is_tensor || failed || (napi_typeof(env, value, &type) == napi_ok && type == napi_null)) return;
-    StorageHandle* handle = handle_of(env, value);
-    if (!handle) {
-      failed = true;
-    } else if (!handle->storage) {
-      undecided[count++] = handle;
-    } else {
-      const int own = handle->storage->allocator()->device();
-      if (device >= 0 && own != device) {
-        throw_error(env, "ERR_DEVICE",
-                    std::string(call->name) + ": expected tensors on one device, got " +
-                        roots::device(device).backend->name + " and " + roots::device(own).backend->name +
-                        "; move one with .to()");
-        failed = true;
-      }
-      device = own;
+    if (napi_typeof(env, handles[i], &type) == napi_ok && type == napi_null) continue;
+    const StorageHandle* handle = handle_of(env, handles[i]);
+    if (!handle) return -1;
+    if (!handle->storage) continue;
+    const int own = handle->storage->allocator()->device();
+    if (device >= 0 && own != device) {
+      throw_error(env, "ERR_DEVICE",
+                  std::string(call->name) + ": expected tensors on one device, got " +
+                      roots::device(device).backend->name + " and " + roots::device(own).backend->name +
+                      "; move one with .to()");
+      return -1;
     }
-  };
-  (look(argument_slots<Args> == 2), ...);
+    device = own;
+  }
   if (device < 0) device = call->environment->default_device;
-  for (int i = 0; i < count && !failed; ++i)
-    if (!undecided[i]->storage) failed = !decide(env, call->environment, undecided[i], device);
-  return failed ? -1 : device;
+  for (int i = 0; i < count; ++i) {
+    void* data;
+    if (napi_get_value_external(env, handles[i], &data) != napi_ok) continue;  // null
+    auto* handle = static_cast<StorageHandle*>(data);
+    if (!handle->storage && !decide(env, call->environment, handle, device)) return -1;
+  }
+  return device;
 }
 
 template <class... Args>
 napi_value enqueue(napi_env env, napi_callback_info info,
                    Status (*KernelTable::*member)(const Context&, Args...)) {
-  constexpr size_t kSlots = (size_t{0} + ... + argument_slots<Args>);
-  napi_value values[kSlots];
-  size_t count = kSlots;
+  constexpr size_t kTensors = KernelTask<Args...>::kTensors;
+  static_assert(kTensors > 0 && sizeof...(Args) * kMaxLayout <= Environment::kNumbers);
+  napi_value handles[kTensors];
+  size_t count = kTensors;
   void* data;
-  if (napi_get_cb_info(env, info, &count, values, nullptr, &data) != napi_ok) return nullptr;
+  if (napi_get_cb_info(env, info, &count, handles, nullptr, &data) != napi_ok) return nullptr;
   auto* call = static_cast<KernelCall*>(data);
-  if (count < kSlots)
+  if (count < kTensors)
     return throw_error(env, "ERR_ROOTS_NATIVE",
-                       std::string(call->name) + ": expected " + std::to_string(kSlots) + " arguments, got " +
-                           std::to_string(count));
-  Storage* held[KernelTask<Args...>::kTensors > 0 ? KernelTask<Args...>::kTensors : 1];
-  const int device = choose_device<Args...>(env, call, values);
+                       std::string(call->name) + ": expected " + std::to_string(kTensors) +
+                           " storages, got " + std::to_string(count));
+  Storage* held[kTensors];
+  const int device = choose_device(env, call, handles, static_cast<int>(kTensors));
   if (device < 0) return nullptr;
-  Arguments arguments{env, call->environment, values, call->name, held};
+  Arguments arguments{env, call->environment, handles, call->environment->numbers, call->name, held};
   // braces: evaluated left to right
   std::tuple<Args...> converted{read_argument<Args>(arguments)...};
   if (arguments.failed) return nullptr;
   Stream& stream = call->environment->stream;
   const auto kernel = roots::device(device).backend->kernels()->*member;
+  if (device == 0 && arguments.bytes <= kSmall && !stream.runs_inline() && stream.idle()) {
+    stream.run_here(call->name, [&](const Context& context) {
+      return std::apply([&](const Args&... args) { return kernel(context, args...); }, converted);
+    });
+    return nullptr;
+  }
   stream.submit(std::make_unique<KernelTask<Args...>>(kernel, call->name, std::move(converted), held,
                                                       arguments.held_count));
   if (stream.runs_inline()) {

@@ -31,8 +31,12 @@ struct Environment {
   Stream stream;
   std::vector<std::unique_ptr<KernelCall>> kernel_calls;
   napi_threadsafe_function completions = nullptr;
-  int default_device = 0;  // of tensors that no other tensor places
-  int pending = 0;         // promises not yet settled: while there are any, the process stays alive
+  // The numbers of the call being made, written by lib/native; see bind.h. Backed by a JavaScript array.
+  static constexpr size_t kNumbers = 1024;
+  double* numbers = nullptr;
+  int64_t untold_bytes = 0;  // allocated and not reported to V8 yet
+  int default_device = 0;    // of tensors that no other tensor places
+  int pending = 0;           // promises not yet settled: while there are any, the process stays alive
 
   // Blocks that disposed tensors left while queued kernels still use them, by size class. The queue runs in
   // order, so kernels queued from now on may have them at once; the host may not touch them before it has

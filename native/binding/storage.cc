@@ -7,40 +7,46 @@
 namespace roots {
 namespace {
 
-void adjust_external(napi_env env, int64_t change) {
+// Told in portions, since each word to V8 costs as much as a small allocation here.
+constexpr int64_t kPortion = 1 << 20;
+
+void adjust_external(Environment* environment, int64_t change) {
+  environment->untold_bytes += change;
+  if (environment->untold_bytes < kPortion && environment->untold_bytes > -kPortion) return;
   int64_t total;
-  napi_adjust_external_memory(env, change, &total);
+  napi_adjust_external_memory(environment->env, environment->untold_bytes, &total);
+  environment->untold_bytes = 0;
 }
 
-// Idempotent: from dispose(), from the finalizer, in either order.
-void drop(napi_env env, StorageHandle* handle) {
-  handle->undecided = false;
-  if (!handle->storage) return;
-  adjust_external(env, -static_cast<int64_t>(handle->storage->bytes()));
-  handle->storage->release();
-  handle->storage = nullptr;
-}
-
+// The net under handles that nobody disposed. The environment may be gone by then.
 void finalize(napi_env env, void* data, void*) {
   auto* handle = static_cast<StorageHandle*>(data);
-  drop(env, handle);
+  if (handle->storage) {
+    int64_t total;
+    napi_adjust_external_memory(env, -static_cast<int64_t>(handle->storage->bytes()), &total);
+    handle->storage->release();
+  }
   handle->magic = 0;
   delete handle;
 }
 
-// storage may be null: undecided
-napi_value wrap(napi_env env, Storage* storage, size_t bytes) {
-  auto* handle = new StorageHandle;
+// Lets a handle without storage stand for one; storage may be null: undecided
+void arm(Environment* environment, StorageHandle* handle, Storage* storage, size_t bytes) {
   handle->storage = storage;
   handle->bytes = bytes;
   handle->undecided = !storage;
+  if (storage) adjust_external(environment, static_cast<int64_t>(bytes));
+}
+
+napi_value wrap(Environment* environment, Storage* storage, size_t bytes) {
+  auto* handle = new StorageHandle;
   napi_value external;
-  if (napi_create_external(env, handle, finalize, nullptr, &external) != napi_ok) {
+  if (napi_create_external(environment->env, handle, finalize, nullptr, &external) != napi_ok) {
     if (storage) storage->release();
     delete handle;
     return nullptr;
   }
-  if (storage) adjust_external(env, static_cast<int64_t>(bytes));
+  arm(environment, handle, storage, bytes);
   return external;
 }
 
@@ -133,26 +139,50 @@ napi_value create_storage(napi_env env, napi_callback_info info) noexcept {
   if (count >= 3) {
     if (!to_device(env, arguments[2], &device)) return nullptr;
   } else if (!host && device_count() > 1) {
-    return wrap(env, nullptr, static_cast<size_t>(bytes));
+    return wrap(environment, nullptr, static_cast<size_t>(bytes));
   }
   Storage* storage = host ? nullptr : adopt_parked(environment, bytes, device);
   if (!storage) storage = allocate_or_throw(env, environment, bytes, device);
-  return storage ? wrap(env, storage, static_cast<size_t>(bytes)) : nullptr;
+  return storage ? wrap(environment, storage, static_cast<size_t>(bytes)) : nullptr;
+}
+
+// reuseStorage(handle, bytes): createStorage(bytes) in the object of a disposed storage, since an External
+// costs ten times what the bytes do. The caller must hold the only copy of the handle.
+napi_value reuse_storage(napi_env env, napi_callback_info info) noexcept {
+  napi_value arguments[2];
+  size_t count = 2;
+  void *data, *external;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
+  int64_t bytes;
+  if (count < 2 || napi_get_value_external(env, arguments[0], &external) != napi_ok || !external ||
+      static_cast<StorageHandle*>(external)->magic != StorageHandle::kMagic ||
+      static_cast<StorageHandle*>(external)->storage || static_cast<StorageHandle*>(external)->undecided ||
+      !to_size(env, arguments[1], &bytes))
+    return throw_error(env, "ERR_ROOTS_NATIVE", "reuseStorage: expected a disposed storage and a size");
+  auto* environment = static_cast<Environment*>(data);
+  Storage* storage = nullptr;
+  if (device_count() == 1) {
+    storage = adopt_parked(environment, bytes, 0);
+    if (!storage) storage = allocate_or_throw(env, environment, bytes, 0);
+    if (!storage) return nullptr;
+  }
+  arm(environment, static_cast<StorageHandle*>(external), storage, static_cast<size_t>(bytes));
+  return nullptr;
 }
 
 // createStorageFrom(typedArray, device): a storage with a copy of its bytes
 napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
   napi_value arguments[2];
   size_t count = 2;
-  void* environment;
-  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &environment) != napi_ok) return nullptr;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, arguments, nullptr, &data) != napi_ok) return nullptr;
+  auto* environment = static_cast<Environment*>(data);
   void* source;
   size_t bytes;
   int device = 0;
   if (count < 2 || !bytes_of(env, arguments[0], &source, &bytes) || !to_device(env, arguments[1], &device))
     return nullptr;
-  Storage* storage =
-      allocate_or_throw(env, static_cast<Environment*>(environment), static_cast<int64_t>(bytes), device);
+  Storage* storage = allocate_or_throw(env, environment, static_cast<int64_t>(bytes), device);
   if (!storage) return nullptr;
   if (bytes > 0)
     if (const Status status =
@@ -160,7 +190,7 @@ napi_value create_storage_from(napi_env env, napi_callback_info info) noexcept {
       storage->release();
       return throw_error(env, "ERR_ROOTS_NATIVE", status);
     }
-  return wrap(env, storage, bytes);
+  return wrap(environment, storage, bytes);
 }
 
 // storageDevice(handle): the index of its device; the default one where no kernel has seen it
@@ -224,29 +254,32 @@ napi_value transfer_storage(napi_env env, napi_callback_info info) noexcept {
   if (!storage) return nullptr;
   environment->stream.submit(
       std::make_unique<TransferTask>(handle->storage, static_cast<size_t>(offset), storage));
-  return wrap(env, storage, static_cast<size_t>(bytes));
+  return wrap(environment, storage, static_cast<size_t>(bytes));
 }
 
-// disposeStorage(handle)
+// disposeStorage(handle): idempotent
 napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   napi_value argument;
   size_t count = 1;
-  void* environment;
-  if (napi_get_cb_info(env, info, &count, &argument, nullptr, &environment) != napi_ok || count < 1)
-    return nullptr;
-  void* data;
-  if (napi_get_value_external(env, argument, &data) != napi_ok || !data ||
-      static_cast<StorageHandle*>(data)->magic != StorageHandle::kMagic)
+  void *data, *external;
+  if (napi_get_cb_info(env, info, &count, &argument, nullptr, &data) != napi_ok || count < 1) return nullptr;
+  if (napi_get_value_external(env, argument, &external) != napi_ok || !external ||
+      static_cast<StorageHandle*>(external)->magic != StorageHandle::kMagic)
     return throw_error(env, "ERR_ROOTS_NATIVE", "disposeStorage: not a storage");
-  auto* handle = static_cast<StorageHandle*>(data);
+  auto* environment = static_cast<Environment*>(data);
+  auto* handle = static_cast<StorageHandle*>(external);
   Storage* storage = handle->storage;
-  if (storage && storage->waits_for_tasks_only()) {
+  handle->storage = nullptr;
+  handle->undecided = false;
+  if (!storage) return nullptr;
+  adjust_external(environment, -static_cast<int64_t>(storage->bytes()));
+  if (storage->waits_for_tasks_only()) {
     Block* block = storage->surrender();
     Allocator* allocator = storage->allocator();
     allocator->park(storage->bytes(), block->rounded());
-    static_cast<Environment*>(environment)->parked[allocator->device()][block->rounded()].push_back(block);
+    environment->parked[allocator->device()][block->rounded()].push_back(block);
   }
-  drop(env, handle);
+  storage->release();
   return nullptr;
 }
 
@@ -441,7 +474,7 @@ bool decide(napi_env env, Environment* environment, StorageHandle* handle, int d
   if (!storage) return false;
   handle->storage = storage;
   handle->undecided = false;
-  adjust_external(env, bytes);
+  adjust_external(environment, bytes);
   return true;
 }
 
@@ -488,6 +521,7 @@ void register_storage(Napi::Env env, Napi::Object exports, Environment* environm
     NAPI_THROW_IF_FAILED_VOID(env, napi_set_named_property(env, exports, name, function));
   };
   add("createStorage", create_storage);
+  add("reuseStorage", reuse_storage);
   add("createStorageFrom", create_storage_from);
   add("storageDevice", storage_device);
   add("transferStorage", transfer_storage);

@@ -78,17 +78,16 @@ Stream::Stream() : inline_(wants_inline()), buffers_(std::make_unique<Buffers>()
 
 Stream::~Stream() { stop(); }
 
-void Stream::execute(Task& task) {
-  const Status status = task.run(context_);
+void Stream::keep_error(const char* name, Status status) {
   if (!status) return;
   const std::lock_guard lock(error_mutex_);
-  if (error_.empty()) error_ = std::string(task.name()) + ": " + status;
+  if (error_.empty()) error_ = std::string(name) + ": " + status;
 }
 
 void Stream::submit(std::unique_ptr<Task> task) {
   if (stopping_.load(std::memory_order_relaxed)) return;
   if (inline_) {
-    execute(*task);
+    keep_error(task->name(), task->run(context_));
     return;
   }
   if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
@@ -117,7 +116,7 @@ void Stream::work() {
       sleeping_.store(false, std::memory_order_relaxed);
     }
     Task* task = ring_[index % kCapacity];
-    if (!stopping_.load(std::memory_order_relaxed)) execute(*task);
+    if (!stopping_.load(std::memory_order_relaxed)) keep_error(task->name(), task->run(context_));
     delete task;
     ++index;
     completed_.store(index, std::memory_order_seq_cst);

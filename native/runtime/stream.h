@@ -35,6 +35,15 @@ class Stream {
 
   // Takes the task; waits for room when the queue is full.
   void submit(std::unique_ptr<Task> task);
+  // Whether everything submitted has run. For the producer.
+  bool idle() const {
+    return completed_.load(std::memory_order_acquire) == submitted_.load(std::memory_order_relaxed);
+  }
+  // On an idle stream: runs `kernel(context)` on the caller, with errors kept as for a task.
+  template <class Kernel>
+  void run_here(const char* name, const Kernel& kernel) {
+    if (!stopping_.load(std::memory_order_relaxed)) keep_error(name, kernel(context_));
+  }
   // Waits until everything submitted has run.
   void synchronize();
   // The first error since the last call, as "kernel: words", or empty.
@@ -45,7 +54,7 @@ class Stream {
 
  private:
   void work();
-  void execute(Task& task);
+  void keep_error(const char* name, Status status);
 
   static constexpr uint64_t kCapacity =
       4096;  // tasks: enough to run ahead of the device, few enough to bound memory
