@@ -140,6 +140,13 @@ function int8(sizes: readonly number[]): Case[] {
   return [...square, ...few];
 }
 
+function stored(x: Tensor, dtype: 'float32' | 'bfloat16'): Tensor {
+  if (dtype === 'float32') return x;
+  const half = cast(x, dtype);
+  x.dispose();
+  return half;
+}
+
 function attentionCase(
   t: number,
   options: {
@@ -148,20 +155,26 @@ function attentionCase(
     tq?: number;
     d?: number;
     backward?: boolean;
+    dtype?: 'float32' | 'bfloat16';
   },
 ): Case {
-  const { causal, b = 1, tq = t, d = 64, backward: back = false } = options;
+  const { causal, b = 1, tq = t, d = 64, backward: back = false, dtype = 'float32' } = options;
   const h = 12;
-  const name = `attention f32 ${back ? 'backward ' : ''}${tq === 1 ? 'one query' : causal ? 'causal' : 'full'}`;
+  const half = dtype === 'bfloat16';
+  const name = `attention ${half ? 'bf16' : 'f32'} ${back ? 'backward ' : ''}${tq === 1 ? 'one query' : causal ? 'causal' : 'full'}`;
   return {
     kernel: name,
     shape: `b${b}h${h}t${t}d${d}`,
     // Q Kᵀ and P V (five products instead of two on the way back); causal counts the half that is needed
     operations: ((2 * 2 * b * h * tq * t * d) / (causal && tq > 1 ? 2 : 1)) * (back ? 2.5 : 1),
-    bytes: 4 * b * h * d * (2 * tq + 2 * t) * (back ? 2 : 1),
-    kind: 'f32',
+    bytes: (half ? 2 : 4) * b * h * d * (2 * tq + 2 * t) * (back ? 2 : 1),
+    kind: half ? 'bf16' : 'f32',
     inputs: () => {
-      const [q, k, v] = [tq, t, t].map((n) => randn([b, h, n, d])) as [Tensor, Tensor, Tensor];
+      const [q, k, v] = [tq, t, t].map((n) => stored(randn([b, h, n, d]), dtype)) as [
+        Tensor,
+        Tensor,
+        Tensor,
+      ];
       if (!back) return [q, k, v];
       for (const x of [q, k, v]) x.setRequiresGrad();
       return [q, k, v, randn([b, h, tq, d]), attention(q, k, v, { causal })];
@@ -175,7 +188,17 @@ function attentionCase(
       }
       return null;
     },
-    peer: { op: 'attention', b, h, tq, tk: t, d, causal: causal && tq > 1, backward: back },
+    peer: {
+      op: 'attention',
+      b,
+      h,
+      tq,
+      tk: t,
+      d,
+      dtype,
+      causal: causal && tq > 1,
+      backward: back,
+    },
   };
 }
 
@@ -200,6 +223,7 @@ function attentions(sizes: readonly number[]): Case[] {
     attentionCase(t, { causal: false }),
     unfused(t),
     attentionCase(t, { causal: true, backward: true }),
+    attentionCase(t, { causal: true, dtype: 'bfloat16' }),
   ]);
 }
 
@@ -215,7 +239,11 @@ function decode(sizes: readonly number[]): Case[] {
     ...shapes.flatMap(([n, k]) =>
       (['f32', 'bf16', 'w8a8', 'w8a16', 'w4a16'] as const).map((w) => weightCase(w, 1, n, k)),
     ),
-    ...sizes.map((t) => attentionCase(t, { causal: true, tq: 1 })),
+    ...sizes.flatMap((t) =>
+      (['float32', 'bfloat16'] as const).map((dtype) =>
+        attentionCase(t, { causal: true, tq: 1, dtype }),
+      ),
+    ),
   ];
 }
 

@@ -3,7 +3,7 @@ import { noGrad } from '../autograd/modes.js';
 import { loadModel } from '../models/registry.js';
 import type { CausalLM } from '../models/causal_lm.js';
 import { Embedding } from '../nn/embedding.js';
-import { KVCache } from '../nn/kv_cache.js';
+import type { KVCache } from '../nn/kv_cache.js';
 import { Linear } from '../nn/linear.js';
 import { tensor } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
@@ -64,7 +64,7 @@ function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
       kind,
       warmMs: 1000,
       inputs: () => {
-        cache = new KVCache(context);
+        cache = model.createCache();
         if (past > 0) {
           const start = tensor(ids(past), { shape: [1, past] });
           forward(start, cache).dispose();

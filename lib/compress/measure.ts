@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { noGrad } from '../autograd/modes.js';
 import { loadModel } from '../models/registry.js';
-import { KVCache } from '../nn/kv_cache.js';
+import type { KVCache } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
 import { RootsError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
@@ -98,7 +98,7 @@ export async function measureHere(
   });
   const steps = Math.min(64, context - 8);
   const decodeTokensPerSecond = await timed(async () => {
-    const cache = new KVCache(context);
+    const cache = model.createCache();
     await step(cache, ids.subarray(0, 4));
     const start = performance.now();
     for (let t = 0; t < steps; t++) await step(cache, ids.subarray(t, t + 1));

@@ -2,7 +2,6 @@
 // the native core works.
 import { noGrad } from '../autograd/modes.js';
 import type { CausalLM } from '../models/causal_lm.js';
-import { KVCache } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
 import { OptionError, RootsError } from '../tensor/errors.js';
 import { tidy, untracked } from '../tensor/scope.js';
@@ -64,7 +63,7 @@ export async function* generateIds(
   const seen = prompts.map((p) => [...p]);
   const eos = new Set(options.eosTokenIds ?? []);
   const ragged = prompts.some((p) => p.length !== width);
-  const cache = new KVCache(context);
+  const cache = model.createCache();
   if (ragged)
     cache.starts = untracked(() =>
       tensor(

@@ -2,12 +2,12 @@
 // on, and names for saving.
 import { attention, packedAttention } from '../ops/attention.js';
 import { checkpoint } from '../autograd/checkpoint.js';
-import { isGradEnabled } from '../autograd/modes.js';
+import { autocast, isGradEnabled } from '../autograd/modes.js';
 import { dropout } from '../ops/dropout.js';
 import { add, greaterEqual, mul, notEqual, sub, where } from '../ops/elementwise.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { crossEntropy } from '../ops/losses.js';
-import { contiguous, toDevice } from '../ops/cast.js';
+import { cast, contiguous, toDevice } from '../ops/cast.js';
 import { matmul } from '../ops/matmul.js';
 import { softmax } from '../ops/softmax.js';
 import {
@@ -23,7 +23,7 @@ import {
 } from '../ops/view.js';
 import type { JsonObject } from '../io/json.js';
 import type { Embedding } from '../nn/embedding.js';
-import type { KVCache } from '../nn/kv_cache.js';
+import { KVCache } from '../nn/kv_cache.js';
 import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import { hasOtherDevices } from '../native/device.js';
@@ -129,6 +129,20 @@ export abstract class CausalLM extends Module {
   /** Blocks recompute their inside in backward() instead of keeping it. */
   gradientCheckpointing = false;
 
+  get #storedBfloat16(): boolean {
+    return this.tokenEmbedding.weight.dtype === 'bfloat16';
+  }
+
+  /** Weights stored in bfloat16 ask for products, attention's included, of bfloat16 numbers. */
+  #inOwnPrecision<T>(fn: () => T): T {
+    return this.#storedBfloat16 && !isGradEnabled() ? autocast('bfloat16', fn) : fn();
+  }
+
+  /** An empty cache for this model's context; of bfloat16 where the weights are stored so. */
+  createCache(): KVCache {
+    return new KVCache(this.shape.context, this.#storedBfloat16 ? { dtype: 'bfloat16' } : {});
+  }
+
   /** (B, T) ids → (B, T, C), the final norm applied. */
   protected abstract hidden(input: ForwardInput, mask: Tensor | null, collect: Collect): Tensor;
 
@@ -175,7 +189,7 @@ export abstract class CausalLM extends Module {
         states: input.outputHiddenStates ? [] : null,
         attentions: input.outputAttentions ? [] : null,
       };
-      let h = this.hidden(input, mask, collect);
+      let h = this.#inOwnPrecision(() => this.hidden(input, mask, collect));
       collect.states?.push(h);
       collect.attentions?.forEach(track);
       if (keep > 0 && keep < t) h = contiguous(slice(h, 1, -keep));
@@ -202,7 +216,9 @@ export abstract class CausalLM extends Module {
     const [b, t] = input.inputIds.shape as [number, number];
     this.#checkLength(t);
     return tidy(() =>
-      this.hidden(input, this.#mask(input, b, t), { states: null, attentions: null }),
+      this.#inOwnPrecision(() =>
+        this.hidden(input, this.#mask(input, b, t), { states: null, attentions: null }),
+      ),
     );
   }
 
@@ -266,6 +282,8 @@ function placed(input: ForwardInput, device: Device): ForwardInput {
   return { ...input, ...Object.fromEntries(moved) };
 }
 
+const like = (x: Tensor, q: Tensor): Tensor => (x.dtype === q.dtype ? x : cast(x, q.dtype));
+
 /** Attention of one layer with its cache: q (B, H, T, D), k, v (B, Hkv, T, D). */
 export function attend(
   q: Tensor,
@@ -280,10 +298,11 @@ export function attend(
   input.observe?.(input.layer, q, k, v);
   const drop = input.dropout ?? 0;
   if (input.attentions || drop > 0) {
-    const probabilities = attentionWeights(q, keys, input, scale, window);
+    const probabilities = attentionWeights(q, like(keys, q), input, scale, window);
     // the block's tidy() ends before the forward does
     if (input.attentions) input.attentions.push(untracked(() => probabilities.detach()));
-    if (drop > 0) return matmul(dropout(probabilities, drop), repeatHeads(values, q.shape[1]!));
+    if (drop > 0)
+      return matmul(dropout(probabilities, drop), repeatHeads(like(values, q), q.shape[1]!));
   }
   return attention(q, keys, values, {
     causal: true,

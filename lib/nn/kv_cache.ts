@@ -1,6 +1,7 @@
 // Keys and values of the tokens seen so far, per layer, in buffers that grow by doubling.
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
+import type { DType } from '../tensor/dtype.js';
 import { untracked } from '../tensor/scope.js';
 import { RootsError } from '../tensor/errors.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -20,8 +21,12 @@ export class KVCache {
   starts: Tensor | null = null;
   #recurrent: RecurrentState | null = null;
 
-  constructor(maxLength: number) {
+  readonly #dtype: DType | null;
+
+  /** `dtype`: of what is stored, by default that of the keys given; bfloat16 halves the memory. */
+  constructor(maxLength: number, options: { dtype?: 'float32' | 'bfloat16' } = {}) {
     this.maxLength = maxLength;
+    this.#dtype = options.dtype ?? null;
   }
 
   /** What recurrent layers carry from token to token, instead of keys and values. */
@@ -91,7 +96,7 @@ export class KVCache {
     const capacity = Math.min(this.maxLength, Math.max(64, end, 2 * (existing?.capacity ?? 0)));
     const grow = (like: Tensor, old: Tensor | undefined): Tensor => {
       const [b, h, , d] = like.shape as [number, number, number, number];
-      const buffer = empty([b, h, capacity, d], like.dtype);
+      const buffer = empty([b, h, capacity, d], this.#dtype ?? like.dtype);
       if (old) {
         const used = [b, h, this.#length, d];
         const from = old.view(used, old.strides, 0);

@@ -1,5 +1,6 @@
 // Fused scaled dot-product attention.
 import { unbroadcast } from '../autograd/backward.js';
+import { productDtype } from '../autograd/modes.js';
 import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, zeros } from '../tensor/create.js';
@@ -33,10 +34,16 @@ export interface AttentionOptions {
 
 const optionNames = ['causal', 'scale', 'mask', 'lengths', 'starts', 'window'];
 
+/** Whether products are of bfloat16 numbers: such tensors, or float32 ones inside autocast. */
+const inHalf = (q: Tensor, k: Tensor): boolean =>
+  k.dtype === 'bfloat16' || (q.dtype === 'float32' && productDtype() === 'bfloat16');
+
+const as = (t: Tensor, dtype: DType): Tensor => (t.dtype === dtype ? t : cast(t, dtype));
+
 /**
  * softmax(scale · Q Kᵀ + mask) V (Vaswani et al. 2017), without storing the scores of all heads.
- * q (B, H, Tq, D), k (B, Hkv, Tk, D), v (B, Hkv, Tk, Dv) → (B, H, Tq, Dv); query head h uses key head h·Hkv/H.
- * A query that may see no key gives zeros.
+ * q (B, H, Tq, D), k (B, Hkv, Tk, D), v (B, Hkv, Tk, Dv) → (B, H, Tq, Dv) of q's dtype; query head h uses key head h·Hkv/H.
+ * One dtype for all, or float32 queries of bfloat16 keys and values. A query that may see no key gives zeros.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   check.knownOptions('attention', options, optionNames);
@@ -48,8 +55,10 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     check.tensor('attention', name, t);
     check.rank('attention', name, t, 4, name === 'q' ? '(B, H, Tq, D)' : '(B, Hkv, Tk, D)');
     check.floatDtype('attention', t);
-    check.sameDtype('attention', q, t, `q and ${name}`);
+    if (q.dtype !== 'float32' || k.dtype !== 'bfloat16')
+      check.sameDtype('attention', q, t, `q and ${name}`);
   }
+  check.sameDtype('attention', k, v, 'k and v');
   const [b, h, tq, d] = q.shape as [number, number, number, number];
   const [bk, hkv, tk, dk] = k.shape as [number, number, number, number];
   if (bk !== b || dk !== d)
@@ -66,7 +75,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   check.integer('attention', 'window', window, 0);
   const causal = options.causal ?? false;
   if (window > 0 && !causal) throw new OptionError('attention: window needs causal: true');
-  if (isHalf(q.dtype))
+  if (q.dtype === 'float16')
     return tidy(() => {
       const mask =
         options.mask && isHalf(options.mask.dtype)
@@ -78,22 +87,25 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       );
     });
   checkLimits('attention', b, options);
+  const half = inHalf(q, k);
+  const work = half ? 'float32' : q.dtype;
   return tidy(() => {
     const [qd, kd, vd] = [q, k, v].map(denseRows) as [Tensor, Tensor, Tensor];
     let bias: Tensor | null = null;
     if (options.mask) {
       check.tensor('attention', 'mask', options.mask);
       bias = options.mask.dtype === 'bool' ? where(options.mask, 0, -Infinity) : options.mask;
-      if (bias.dtype !== q.dtype) bias = cast(bias, q.dtype);
+      bias = as(bias, work);
     }
     const maskShape = bias?.shape;
     const wide = bias ? expand(bias.detach(), [b, h, tq, tk]) : null;
     const lengths = options.lengths ? contiguous(options.lengths) : null;
     const starts = options.starts ? contiguous(options.starts) : null;
     const out = headsLast([b, h, tq, v.shape[3]!], q.dtype);
-    const lse = empty([b, h, tq], q.dtype);
+    const lse = empty([b, h, tq], work);
     const flags = [scale, causal ? 1 : 0, window] as const;
-    kernels.attention_forward(qd, kd, vd, wide, lengths, starts, out, lse, ...flags);
+    const forward = half ? kernels.attention_bf16_forward : kernels.attention_forward;
+    forward(qd, kd, vd, wide, lengths, starts, out, lse, ...flags);
     if (!willRecord(q, k, v, bias)) return out;
     const wantsMask = bias?.requiresGrad ?? false;
     return record(
@@ -101,20 +113,21 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       { q, k, v, bias },
       { q: qd, k: kd, v: vd, wide, lengths, starts, out, lse },
       (dy, s) => {
-        const dq = headsLast(s.q.shape, dy.dtype);
-        const dkey = headsLast(s.k.shape, dy.dtype);
-        const dv = headsLast(s.v.shape, dy.dtype);
+        const { dtype } = s.lse;
+        const dq = headsLast(s.q.shape, dtype);
+        const dkey = headsLast(s.k.shape, dtype);
+        const dv = headsLast(s.v.shape, dtype);
         const dmask =
-          wantsMask && s.wide ? zeros(s.wide.shape, { dtype: dy.dtype, device: dy.device }) : null;
+          wantsMask && s.wide ? zeros(s.wide.shape, { dtype, device: dy.device }) : null;
         kernels.attention_backward(
-          denseRows(dy),
-          s.q,
-          s.k,
-          s.v,
+          denseRows(as(dy, dtype)),
+          as(s.q, dtype),
+          as(s.k, dtype),
+          as(s.v, dtype),
           s.wide,
           s.lengths,
           s.starts,
-          s.out,
+          as(s.out, dtype),
           s.lse,
           dq,
           dkey,
@@ -123,9 +136,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
           ...flags,
         );
         return {
-          q: dq,
-          k: dkey,
-          v: dv,
+          q: as(dq, s.q.dtype),
+          k: as(dkey, s.k.dtype),
+          v: as(dv, s.v.dtype),
           bias: dmask && maskShape ? unbroadcast(dmask, maskShape) : null,
         };
       },
@@ -183,31 +196,35 @@ export function packedAttention(
   check.integer(op, 'window', window, 0);
   if (window > 0 && !causal) throw new OptionError(`${op}: window needs causal: true`);
   checkLimits(op, b, options);
-  if (isHalf(qkv.dtype))
+  if (qkv.dtype === 'float16')
     return tidy(() => restore(packedAttention(cast(qkv, 'float32'), heads, options), qkv.dtype));
   const part = (x: Tensor, i: number): Tensor =>
     x.view([b, heads, t, d], [t * width, d, width, 1], x.offset + i * c);
   const joined = (x: Tensor): Tensor => x.view([b, heads, t, d], [t * c, d, c, 1], x.offset);
+  const half = inHalf(qkv, qkv);
   return tidy(() => {
     const x = contiguous(qkv.detach());
     const lengths = options.lengths ? contiguous(options.lengths) : null;
     const starts = options.starts ? contiguous(options.starts) : null;
     const out = empty([b, t, c], qkv.dtype);
-    const lse = empty([b, heads, t], qkv.dtype);
+    const lse = empty([b, heads, t], half ? 'float32' : qkv.dtype);
     const flags = [scale, causal ? 1 : 0, window] as const;
     const [q, k, v] = [part(x, 0), part(x, 1), part(x, 2)] as const;
-    kernels.attention_forward(q, k, v, null, lengths, starts, joined(out), lse, ...flags);
+    const forward = half ? kernels.attention_bf16_forward : kernels.attention_forward;
+    forward(q, k, v, null, lengths, starts, joined(out), lse, ...flags);
     return record(out, { qkv }, { x, lengths, starts, out, lse }, (dy, s) => {
-      const d3 = empty([b, t, width], dy.dtype);
+      const { dtype } = s.lse;
+      const wide = as(s.x, dtype);
+      const d3 = empty([b, t, width], dtype);
       kernels.attention_backward(
-        joined(contiguous(dy)),
-        part(s.x, 0),
-        part(s.x, 1),
-        part(s.x, 2),
+        joined(contiguous(as(dy, dtype))),
+        part(wide, 0),
+        part(wide, 1),
+        part(wide, 2),
         null,
         s.lengths,
         s.starts,
-        joined(s.out),
+        joined(as(s.out, dtype)),
         s.lse,
         part(d3, 0),
         part(d3, 1),
@@ -215,7 +232,7 @@ export function packedAttention(
         null,
         ...flags,
       );
-      return { qkv: d3 };
+      return { qkv: as(d3, s.x.dtype) };
     });
   });
 }

@@ -14,10 +14,20 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
+Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
+             const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
+             const Tensor& lse, Problem* p) {
+  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
+        "dtypes differ");
+  CHECK(!mask.data || mask.dtype == q.dtype, "mask must have the dtype of q");
+  return check_shapes(q, k, v, mask, lengths, starts, out, lse, p);
+}
+
 template <class T>
 Status forward(const Context& context, const Operands<T>& x, const Tensor& out, const Tensor& lse) {
   if (x.p.B == 0 || x.p.H == 0 || x.p.Tq == 0) return nullptr;
-  return x.p.Tq <= kFewQueries ? forward_few(context, x, out, lse) : forward_tiles(context, x, out, lse);
+  return x.p.Tq <= kFewQueries ? forward_few<PlainForm<T>>(context, x, out, lse)
+                               : forward_tiles<PlainForm<T>>(context, x, out, lse);
 }
 
 }  // namespace

@@ -5,157 +5,12 @@
 // Forward: a warp owns a query; tiles of 32 keys and values pass through shared memory, a lane scores one
 // key, and the softmax is taken online (FlashAttention, arXiv 2205.14135). Backward: a warp owns a query for
 // dQ, and a key for dK and dV, so nothing is added by two warps and the bits are the same on every run.
+#include "cuda/attention.cuh"
 #include "cuda/declare.cuh"
-#include "cuda/launch.cuh"
-#include "cuda/number.cuh"
-#include "cuda/reduce.cuh"
-#include "cuda/view.cuh"
 
 namespace roots {
 namespace cuda {
 namespace {
-
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
-constexpr int kTile = 32;  // keys or queries in shared memory at a time
-// Head elements per lane: sizes up to 256, and larger ones, which cost registers and shared memory.
-constexpr int kFewPerLane = 8, kManyPerLane = 32;
-
-struct Problem {
-  Tensor q, k, v, mask, out, lse;
-  const int64_t *lengths, *starts;
-  int64_t B, H, Hkv, Tq, Tk, D, Dv, window;
-  double scale;
-  bool causal;
-
-  bool few() const { return D <= kFewPerLane * kWarp && Dv <= kFewPerLane * kWarp; }
-  ROOTS_DEVICE int64_t first_key(int64_t b, int64_t i) const {
-    int64_t first = starts ? starts[b] : 0;
-    if (window > 0 && i + Tk - Tq - window + 1 > first) first = i + Tk - Tq - window + 1;
-    return first < 0 ? 0 : first;
-  }
-  ROOTS_DEVICE int64_t last_key(int64_t b, int64_t i) const {  // one past
-    int64_t last = lengths ? lengths[b] : Tk;
-    if (causal && i + Tk - Tq + 1 < last) last = i + Tk - Tq + 1;
-    return last > Tk ? Tk : last < 0 ? 0 : last;
-  }
-  ROOTS_DEVICE bool visible(int64_t b, int64_t i, int64_t j) const {
-    return j >= first_key(b, i) && j < last_key(b, i);
-  }
-};
-
-template <class T>
-ROOTS_DEVICE T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t i) {
-  return static_cast<T*>(t.data) + b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
-}
-
-template <class T>
-ROOTS_DEVICE T mask_at(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
-  return p.mask.data ? row_of<T>(p.mask, b, h, i)[j * p.mask.strides[3]] : T(0);
-}
-
-// Rows [first, first + 32) of a head into shared memory, `pitch` apart; zeros beyond `rows`.
-template <class T>
-ROOTS_DEVICE void stage(const Tensor& x, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t width,
-                        T* to, int64_t pitch) {
-  for (int64_t at = threadIdx.x; at < kTile * width; at += blockDim.x) {
-    const int64_t r = at / width, d = at % width;
-    to[r * pitch + d] = first + r < rows ? row_of<T>(x, b, h, first + r)[d] : T(0);
-  }
-}
-
-template <class T>
-ROOTS_DEVICE T dot(const T* a, const T* b, int64_t n) {
-  T sum = T(0);
-  for (int64_t d = 0; d < n; ++d) sum = fma_of(a[d], b[d], sum);
-  return sum;
-}
-
-// Elements of shared memory: two tiles, and two rows per warp.
-constexpr size_t shared_elements(int64_t D, int64_t Dv) {
-  return static_cast<size_t>(kTile * (D + 1) + kTile * (Dv + 1) + kWarps * (D + Dv));
-}
-
-template <class T>
-struct Shared {
-  T *keys, *values, *first, *second;
-  int64_t key_pitch, value_pitch;
-  ROOTS_DEVICE Shared(unsigned char* bytes, int64_t D, int64_t Dv) : key_pitch(D + 1), value_pitch(Dv + 1) {
-    keys = reinterpret_cast<T*>(bytes);
-    values = keys + kTile * key_pitch;
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    first = values + kTile * value_pitch + warp * (D + Dv);
-    second = first + D;
-  }
-};
-
-// Which (batch, head, first query) a block works on.
-struct Job {
-  int64_t b, h, i;
-};
-ROOTS_DEVICE Job job_of(int64_t job, int64_t tiles, int64_t heads) {
-  return {job / tiles / heads, job / tiles % heads, job % tiles * kWarps};
-}
-
-// The keys that any of the block's queries may see.
-ROOTS_DEVICE void block_range(const Problem& p, int64_t b, int64_t i0, int64_t* first, int64_t* last) {
-  const int64_t i1 = i0 + kWarps < p.Tq ? i0 + kWarps : p.Tq;
-  *first = p.first_key(b, i0);
-  *last = p.last_key(b, i1 - 1);
-}
-
-template <class T, int kPerLane>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Problem p, int64_t tiles, int64_t jobs) {
-  ROOTS_DYNAMIC_SHARED(bytes);
-  const Shared<T> s(bytes, p.D, p.Dv);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  for (int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
-    const Job at = job_of(job, tiles, p.H);
-    const int64_t b = at.b, h = at.h, i = at.i + warp, kv = h / (p.H / p.Hkv);
-    const bool active = i < p.Tq;
-    if (active)
-      for (int64_t d = lane; d < p.D; d += kWarp) s.first[d] = row_of<T>(p.q, b, h, i)[d];
-    T top = -infinity(T(0)), sum = T(0), acc[kPerLane] = {};
-    int64_t first, last;
-    block_range(p, b, at.i, &first, &last);
-    for (int64_t j0 = first; j0 < last; j0 += kTile) {
-      __syncthreads();
-      stage(p.k, b, kv, j0, p.Tk, p.D, s.keys, s.key_pitch);
-      stage(p.v, b, kv, j0, p.Tk, p.Dv, s.values, s.value_pitch);
-      __syncthreads();
-      if (!active) continue;
-      const int64_t j = j0 + lane;
-      T score = -infinity(T(0));
-      if (j < p.Tk && p.visible(b, i, j))
-        score = fma_of(dot(s.first, s.keys + lane * s.key_pitch, p.D), static_cast<T>(p.scale),
-                       mask_at<T>(p, b, h, i, j));
-      const T new_top = Max::combine(top, warp_reduce<Max>(score));
-      const T shift = new_top == -infinity(T(0)) ? T(0) : new_top;
-      const T weight = exp_of(score - shift), keep = exp_of(top - shift);
-      top = new_top;
-      sum = sum * keep + warp_reduce<Sum>(weight);
-#pragma unroll
-      for (int e = 0; e < kPerLane; ++e) acc[e] *= keep;
-      for (int key = 0; key < kTile; ++key) {
-        const T w = __shfl_sync(kAllLanes, weight, key);
-#pragma unroll
-        for (int e = 0; e < kPerLane; ++e)
-          if (lane + e * kWarp < p.Dv)
-            acc[e] = fma_of(w, s.values[key * s.value_pitch + lane + e * kWarp], acc[e]);
-      }
-    }
-    if (active) {
-      const T inverse = sum > T(0) || sum != sum ? T(1) / sum : T(0);
-      T* o = row_of<T>(p.out, b, h, i);
-#pragma unroll
-      for (int e = 0; e < kPerLane; ++e)
-        if (lane + e * kWarp < p.Dv) o[lane + e * kWarp] = acc[e] * inverse;
-      if (lane == 0)
-        static_cast<T*>(p.lse.data)[(b * p.H + h) * p.Tq + i] =
-            sum == T(0) ? -infinity(T(0)) : top + log_of(sum);
-    }
-    __syncthreads();
-  }
-}
 
 // delta = rowsum(dO * O), a warp per query.
 template <class T>
@@ -297,48 +152,10 @@ __global__ void __launch_bounds__(kThreads)
 Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
              const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
              const Tensor& lse, double scale, int64_t causal, int64_t window, Problem* p) {
-  CHECK(q.rank == 4 && k.rank == 4 && v.rank == 4 && out.rank == 4 && lse.rank == 3, "needs rank 4");
-  *p = Problem{q,
-               k,
-               v,
-               mask,
-               out,
-               lse,
-               data<const int64_t>(lengths),
-               data<const int64_t>(starts),
-               q.shape[0],
-               q.shape[1],
-               k.shape[1],
-               q.shape[2],
-               k.shape[2],
-               q.shape[3],
-               v.shape[3],
-               window,
-               scale,
-               causal != 0};
-  CHECK(k.shape[0] == p->B && v.shape[0] == p->B && k.shape[3] == p->D, "k does not match q");
-  CHECK(v.shape[1] == p->Hkv && v.shape[2] == p->Tk, "v does not match k");
-  CHECK(p->Hkv > 0 && p->H % p->Hkv == 0, "query heads must be a multiple of key heads");
-  CHECK(out.shape[0] == p->B && out.shape[1] == p->H && out.shape[2] == p->Tq && out.shape[3] == p->Dv,
-        "out has the wrong shape");
-  CHECK(lse.shape[0] == p->B && lse.shape[1] == p->H && lse.shape[2] == p->Tq && is_contiguous(lse),
-        "lse has the wrong shape");
   CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
         "dtypes differ");
-  CHECK(q.strides[3] == 1 && k.strides[3] == 1 && v.strides[3] == 1 && out.strides[3] == 1,
-        "rows must be dense");
-  CHECK(p->D <= kManyPerLane * kWarp && p->Dv <= kManyPerLane * kWarp,
-        "head sizes above 1024 have no CUDA kernel; move the tensors with .to('cpu')");
-  if (mask.data) {
-    CHECK(mask.rank == 4 && mask.dtype == q.dtype, "mask must have rank 4 and the dtype of q");
-    CHECK(mask.shape[0] == p->B && mask.shape[1] == p->H && mask.shape[2] == p->Tq && mask.shape[3] == p->Tk,
-          "mask has the wrong shape");
-  }
-  const OptionalTensor* const limits[] = {&lengths, &starts};
-  for (const OptionalTensor* t : limits)
-    CHECK(!t->data || (t->rank == 1 && t->shape[0] == p->B && t->dtype == DType::i64 && is_contiguous(*t)),
-          "lengths and starts are int64, one per batch");
-  return nullptr;
+  CHECK(!mask.data || mask.dtype == q.dtype, "mask must have the dtype of q");
+  return check_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p);
 }
 
 }  // namespace

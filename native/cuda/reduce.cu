@@ -1,6 +1,6 @@
 // Reductions. x is a view whose first axes are kept and whose last axes are reduced; out holds the kept axes.
 // Along a row: a block per piece of fixed length. Across rows (the last kept axis is dense, as for a bias
-// gradient): a thread per column and piece. Pieces are combined in order by a second kernel, so the bits are
+// gradient), and where there is little to add: a thread per output and piece. Pieces are combined in order by a second kernel, so the bits are
 // the same on every run.
 #include <type_traits>
 
@@ -17,6 +17,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kPiece = 32768;  // elements of one partial result along a row
 constexpr int64_t kRows = 512;     // rows of one partial result across rows
+constexpr int64_t kFew = kWarp;    // elements per output that are not worth a block
 
 template <class Op, class T>
 ROOTS_BOTH T identity() {
@@ -82,8 +83,9 @@ Status reduce(const Tensor& x, const Tensor& out) {
   for (int32_t i = kept; i < x.rank; ++i) reduced *= x.shape[i];
   const int64_t outputs = numel(out);
   if (outputs == 0) return nullptr;
-  const bool across = kept > 0 && x.rank > kept && x.strides[kept - 1] == 1 && x.strides[x.rank - 1] != 1 &&
-                      out.shape[kept - 1] > 1;
+  const bool dense_columns = kept > 0 && x.rank > kept && x.strides[kept - 1] == 1 &&
+                             x.strides[x.rank - 1] != 1 && out.shape[kept - 1] > 1;
+  const bool across = dense_columns || reduced <= kFew;
   int64_t pieces = ceil_div(reduced, across ? kRows : kPiece);
   if (pieces < 1) pieces = 1;
   return dispatch_number(x.dtype, [&](auto t) -> Status {

@@ -72,6 +72,14 @@ const cases: [string, Case][] = [
     'two queries with a mask and padding',
     { b: 2, tq: 2, tk: 90, d: 20, mask: true, starts: [5n, 89n] },
   ],
+  [
+    'pieces of a long cache, the first of them empty',
+    { b: 2, h: 4, hkv: 1, tq: 2, tk: 1300, d: 40, causal: true, starts: [700n, 0n] },
+  ],
+  [
+    'a window inside the last pieces of a long cache',
+    { h: 2, tq: 3, tk: 1100, d: 24, dv: 130, causal: true, window: 90 },
+  ],
   ['more queries than keys', { tq: 90, tk: 20, d: 16, causal: true }],
 ];
 
@@ -114,6 +122,55 @@ describe('fused attention', () => {
     out.mul(roots.cast(weights, 'float32')).sum().backward();
     for (const [i, t] of f32.entries())
       expectClose(await numbers(t.grad!), e[i]!, { rtol: 1e-4, atol: 2e-4 }, 'f32 ' + 'qkvm'[i]!);
+  });
+
+  it.each(cases)('%s: bfloat16 (C15)', async (_, c) => {
+    const { b = 1, h = 1, hkv = h, tq, tk, d, dv = d } = c;
+    const half = [
+      normal(b, h, tq, d),
+      normal(b, hkv, tk, d),
+      normal(b, hkv, tk, dv),
+      ...(c.mask ? [normal(1, h, tq, tk)] : []),
+    ].map((t) => roots.cast(t, 'bfloat16').setRequiresGrad());
+    const exact = half.map((t) => roots.cast(t.detach(), 'float64').setRequiresGrad());
+    const [q, k, v, m = null] = exact as [Tensor, Tensor, Tensor, Tensor?];
+    const want = composed(q, k, v, m, c);
+    const weights = normal(b, h, tq, dv);
+    want.mul(weights).sum().backward();
+    const options: roots.AttentionOptions = {
+      ...(c.causal && { causal: true }),
+      ...(c.window && { window: c.window }),
+      ...(c.scale !== undefined && { scale: c.scale }),
+      ...(c.starts && { starts: roots.tensor(BigInt64Array.from(c.starts)) }),
+      ...(c.lengths && { lengths: roots.tensor(BigInt64Array.from(c.lengths)) }),
+      mask: half[3] ?? null,
+    };
+    // weights are rounded to 8 bits before they meet the values, and so are the results of the first
+    const loose = { rtol: 0.01, atol: 0.01 };
+    const out = roots.attention(half[0]!, half[1]!, half[2]!, options);
+    expect(out.dtype).toBe('bfloat16');
+    expectClose(await numbers(out), await numbers(want), loose, 'bfloat16');
+    out.mul(roots.cast(weights, 'bfloat16')).sum().backward();
+    for (const [i, t] of half.entries())
+      expectClose(
+        await numbers(t.grad!),
+        await numbers(exact[i]!.grad!),
+        { rtol: 0.03, atol: 0.06 },
+        'gradient of ' + 'qkvm'[i]!,
+      );
+    // float32 queries of a bfloat16 cache, and float32 throughout inside autocast
+    const wide = half.map((t) => roots.cast(t.detach(), 'float32'));
+    const mask = wide[3] ?? null;
+    const mixed = roots.attention(wide[0]!, half[1]!.detach(), half[2]!.detach(), {
+      ...options,
+      mask,
+    });
+    expect(mixed.dtype).toBe('float32');
+    expectClose(await numbers(mixed), await numbers(want), loose, 'float32 queries');
+    const cast = roots.autocast('bfloat16', () =>
+      roots.attention(wide[0]!, wide[1]!, wide[2]!, { ...options, mask }),
+    );
+    expectClose(await numbers(cast), await numbers(want), loose, 'autocast');
   });
 
   it('packedAttention is attention of its parts, and its gradient theirs', async () => {

@@ -18,41 +18,44 @@ constexpr int64_t kQueryTiles = 4, kQueries = kQueryTiles * kTileRows;
 // Multiply-adds per chunk of work: about 10 us.
 constexpr int64_t kLeastMultiplyAdds = int64_t{1} << 19;
 
-// C (Rows x kTileColumns) = or += A B. A: row i, depth k at a[i * RowStride + k * DepthStride]; B: rows of
-// kTileColumns, ldb apart. Nothing is partial: buffers are padded. The GEMM's tile() would do the same with
-// strides in registers; known to the compiler they are worth 5 % at 64 keys and heads of 32 (measured).
-template <class T, int Rows, int64_t RowStride, int64_t DepthStride>
-void block_tile_rows(int64_t depth, const T* __restrict a, const T* __restrict b, int64_t ldb,
-                     T* __restrict c, int64_t ldc, bool first) {
-  using V = Vec<T>;
+// C (Rows x kTileColumns) = or += A B of packed elements of the panels P. A: row i, depth k at
+// a[i * RowStride + k * DepthStride]; B: rows of kTileColumns, ldb apart. Nothing is partial: buffers are
+// padded. The GEMM's tile() would do the same with strides in registers; known to the compiler they are worth
+// 5 % at 64 keys and heads of 32 (measured).
+template <class P, int Rows, int64_t RowStride, int64_t DepthStride>
+void block_tile_rows(int64_t depth, const typename P::Packed* __restrict a,
+                     const typename P::Packed* __restrict b, int64_t ldb, typename P::Value* __restrict c,
+                     int64_t ldc, bool first) {
+  using V = Vec<typename P::Value>;
   constexpr int W = V::kWidth;
   V acc[Rows * kTileVectors];
   for (int64_t k = 0; k < depth; ++k) {
-    V bk[kTileVectors];
-    unrolled<kTileVectors>([&](auto j) { bk[j] = V::load(b + j * W); });
+    decltype(P::load(b)) bk[kTileVectors];
+    unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + j * W); });
     unrolled<Rows>([&](auto i) {
-      const V ai(a[i * RowStride]);
+      const auto ai = P::broadcast(a[i * RowStride]);
       unrolled<kTileVectors>(
-          [&](auto j) { acc[i * kTileVectors + j] = fma(ai, bk[j], acc[i * kTileVectors + j]); });
+          [&](auto j) { acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]); });
     });
     a += DepthStride;
     b += ldb;
   }
   unrolled<Rows * kTileVectors>([&](auto n) {
     constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
-    T* p = c + i * ldc + j * W;
+    typename P::Value* p = c + i * ldc + j * W;
     (first ? acc[n] : acc[n] + V::load(p)).store(p);
   });
 }
 
-template <class T, int64_t RowStride, int64_t DepthStride, int Rows = kTileRows>
-ROOTS_INLINE void block_tile(int64_t rows, int64_t depth, const T* a, const T* b, int64_t ldb, T* c,
-                             int64_t ldc, bool first) {
+template <class P, int64_t RowStride, int64_t DepthStride, int Rows = kTileRows>
+ROOTS_INLINE void block_tile(int64_t rows, int64_t depth, const typename P::Packed* a,
+                             const typename P::Packed* b, int64_t ldb, typename P::Value* c, int64_t ldc,
+                             bool first) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
-      return block_tile<T, RowStride, DepthStride, Rows - 1>(rows, depth, a, b, ldb, c, ldc, first);
+      return block_tile<P, RowStride, DepthStride, Rows - 1>(rows, depth, a, b, ldb, c, ldc, first);
   }
-  block_tile_rows<T, Rows, RowStride, DepthStride>(depth, a, b, ldb, c, ldc, first);
+  block_tile_rows<P, Rows, RowStride, DepthStride>(depth, a, b, ldb, c, ldc, first);
 }
 
 template <class T>
@@ -88,14 +91,17 @@ ROOTS_INLINE int64_t packed_queries(int64_t depth) {
 }
 
 // Products of packed queries with `columns` (whole tiles) packed keys: scores, kScoreStride apart.
-template <class T>
-void multiply_keys(int64_t rows, int64_t columns, int64_t depth, const T* queries, const T* keys, T* scores) {
-  for (int64_t j = 0; j < columns; j += kTileColumns<T>) {
-    const T* q = queries;
-    for (int64_t d = 0; d < depth; d += kKeys, q += kTileRows * kScoreStride)
-      block_tile<T, kScoreStride, 1>(rows, depth - d < kKeys ? depth - d : kKeys, q,
-                                     keys + j * depth + d * kTileColumns<T>, kTileColumns<T>, scores + j,
-                                     kScoreStride, d == 0);
+template <class P>
+void multiply_keys(int64_t rows, int64_t columns, int64_t depth, const typename P::Packed* queries,
+                   const typename P::Packed* keys, typename P::Value* scores) {
+  constexpr int64_t C = kTileColumns<typename P::Value>, stride = kScoreStride / P::kGroup,
+                    piece = kKeys / P::kGroup;
+  const int64_t groups = ceil_div(depth, P::kGroup);
+  for (int64_t j = 0; j < columns; j += C) {
+    const typename P::Packed* q = queries;
+    for (int64_t d = 0; d < groups; d += piece, q += kTileRows * stride)
+      block_tile<P, stride, 1>(rows, groups - d < piece ? groups - d : piece, q, keys + j * groups + d * C, C,
+                               scores + j, kScoreStride, d == 0);
   }
 }
 
@@ -109,14 +115,61 @@ ROOTS_INLINE void each_item(const Context& context, int64_t count, int64_t work,
   });
 }
 
+// How a forward stores what it multiplies. This one keeps operands as they are; attention/bf16.h rounds them.
 template <class T>
+struct PlainForm {
+  using Value = T;
+  using Panels = PlainPanels<T>;
+  using Packed = T;
+  static ROOTS_INLINE void pack_keys(const Tensor& k, int64_t b, int64_t g, int64_t count, int64_t depth,
+                                     T* out) {
+    ROOTS_ISA::pack_keys(head<T>(k, b, g, 0), k.strides[2], count, depth, out);
+  }
+  static ROOTS_INLINE void pack_values(const Tensor& v, int64_t b, int64_t g, int64_t count, int64_t depth,
+                                       T* out) {
+    copy_rows(head<T>(v, b, g, 0), v.strides[2], count, depth, out, whole_tiles<T>(depth));
+  }
+  static ROOTS_INLINE void pack_queries(const Tensor& q, int64_t b, int64_t h, int64_t i0, int64_t rows,
+                                        int64_t depth, T* out) {
+    ROOTS_ISA::pack_queries(head<T>(q, b, h, i0), q.strides[2], rows, depth, out);
+  }
+  // where the weights of scores go
+  static ROOTS_INLINE T* weights(T* scores, Packed*) { return scores; }
+  static ROOTS_INLINE void store_weights(const T*, int64_t, Packed*) {}
+  static ROOTS_INLINE void store(Vec<T> x, const Tensor& out, int64_t b, int64_t h, int64_t i, int64_t d,
+                                 int64_t n) {
+    x.store_partial(head<T>(out, b, h, i) + d, n);
+  }
+  // what attention/decode.h reads in place: n elements from d of a row, and rows from i on as
+  // row(j, d, n)
+  static ROOTS_INLINE Vec<T> load(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t d, int64_t n) {
+    return Vec<T>::load_partial(head<T>(t, b, h, i) + d, n);
+  }
+  template <class Use>
+  static ROOTS_INLINE void with_rows(const Tensor& t, int64_t b, int64_t h, int64_t i, const Use& use) {
+    const T* rows = head<T>(t, b, h, i);
+    const int64_t stride = t.strides[2];
+    use([=](int64_t j, int64_t d, int64_t n) { return Vec<T>::load_partial(rows + j * stride + d, n); });
+  }
+};
+
+template <class F>
 struct ForwardBuffers {
-  T *keys, *values, *queries, *scores, *sums;
+  using T = typename F::Value;
+  using Packed = typename F::Packed;
+  static constexpr int64_t kGroup = F::Panels::kGroup;
+  // packed elements of a tile of queries
+  static ROOTS_INLINE int64_t per_tile(int64_t depth) {
+    return ceil_div(depth, kKeys) * kTileRows * kScoreStride / kGroup;
+  }
+  Packed *keys, *values, *queries, *weights;
+  T *scores, *sums;
   ROOTS_INLINE ForwardBuffers(Carver& c, const Problem& p) {
-    keys = c.take<T>(whole_tiles<T>(p.Tk) * p.D);
-    values = c.take<T>(p.Tk * whole_tiles<T>(p.Dv));
-    queries = c.take<T>(kQueryTiles * packed_queries<T>(p.D));
+    keys = c.take<Packed>(whole_tiles<T>(p.Tk) * ceil_div(p.D, kGroup));
+    values = c.take<Packed>(ceil_div(p.Tk, kGroup) * whole_tiles<T>(p.Dv));
+    queries = c.take<Packed>(kQueryTiles * per_tile(p.D));
     scores = c.take<T>(kTileRows * kScoreStride);
+    weights = F::weights(scores, c.take<Packed>(kGroup > 1 ? kTileRows * kScoreStride / kGroup : 0));
     sums = c.take<T>(kQueries * whole_tiles<T>(p.Dv));
   }
 };
@@ -157,13 +210,15 @@ ROOTS_INLINE T weights_of(T* row, int64_t padded, T exponent, T top) {
 }
 
 // Queries [i0, i0 + rows) of one head against keys that are packed already.
-template <class T>
-void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64_t rows,
-                   const ForwardBuffers<T>& m, const Tensor& out, const Tensor& lse) {
+template <class F>
+void forward_block(const Operands<typename F::Value>& x, int64_t b, int64_t h, int64_t i0, int64_t rows,
+                   const ForwardBuffers<F>& m, const Tensor& out, const Tensor& lse) {
+  using T = typename F::Value;
+  using P = typename F::Panels;
   using V = Vec<T>;
-  constexpr int64_t C = kTileColumns<T>, W = V::kWidth;
+  constexpr int64_t C = kTileColumns<T>, W = V::kWidth, weight_stride = kScoreStride / P::kGroup;
   const Problem& p = x.p;
-  const int64_t dv = whole_tiles<T>(p.Dv), per_tile = packed_queries<T>(p.D);
+  const int64_t dv = whole_tiles<T>(p.Dv), per_tile = m.per_tile(p.D), depth = ceil_div(p.D, P::kGroup);
   T top[kQueries], total[kQueries];
   bool started[kQueryTiles] = {};
   for (int64_t r = 0; r < rows; ++r) {
@@ -172,7 +227,7 @@ void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64
   }
   for (int64_t t = 0; t * kTileRows < rows; ++t) {
     const int64_t r0 = t * kTileRows, n = rows - r0 < kTileRows ? rows - r0 : kTileRows;
-    pack_queries(head<T>(x.q, b, h, i0 + r0), x.q.strides[2], n, p.D, m.queries + t * per_tile);
+    F::pack_queries(x.q, b, h, i0 + r0, n, p.D, m.queries + t * per_tile);
   }
   const T exponent = x.exponent();
   const int64_t end = p.last_key(b, i0 + rows - 1);
@@ -183,7 +238,7 @@ void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64
       n = n < kKeys ? n : kKeys;
       if (n <= 0) continue;
       const int64_t padded = whole_tiles<T>(n);
-      multiply_keys(tile, padded, p.D, m.queries + t * per_tile, m.keys + j0 * p.D, m.scores);
+      multiply_keys<P>(tile, padded, p.D, m.queries + t * per_tile, m.keys + j0 * depth, m.scores);
       // all rows at each stage: their chains of dependent operations overlap
       T before[kTileRows];
       for (int64_t r = 0; r < tile; ++r) {
@@ -195,6 +250,7 @@ void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64
       for (int64_t r = 0; r < tile; ++r) {
         const T now = top[r0 + r];
         const T sum = weights_of(m.scores + r * kScoreStride, padded, exponent, now);
+        F::store_weights(m.scores + r * kScoreStride, padded, m.weights + r * weight_stride);
         if (!started[t] || before[r] == now) {
           total[r0 + r] += sum;
           continue;
@@ -206,8 +262,9 @@ void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64
         for (int64_t d = 0; d < dv; d += W) (V::load(o + d) * factor).store(o + d);
       }
       for (int64_t d = 0; d < dv; d += C)
-        block_tile<T, kScoreStride, 1>(tile, n, m.scores, m.values + j0 * dv + d, dv, m.sums + r0 * dv + d,
-                                       dv, !started[t]);
+        block_tile<P, weight_stride, 1>(tile, ceil_div(n, P::kGroup), m.weights,
+                                        m.values + j0 / P::kGroup * dv + d, dv, m.sums + r0 * dv + d, dv,
+                                        !started[t]);
       started[t] = true;
     }
   }
@@ -215,12 +272,11 @@ void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64
   for (int64_t r = 0; r < rows; ++r) {
     // a query that saw no key has the sum 0; NaN stays NaN
     const bool none = !started[r / kTileRows] || total[r] == T(0);
-    T* to = head<T>(out, b, h, i0 + r);
     const T* o = m.sums + r * dv;
     const V inverse(none ? T(0) : T(1) / total[r]);
     for (int64_t d = 0; d < p.Dv; d += W) {
       const int64_t k = p.Dv - d < W ? p.Dv - d : W;
-      (none ? V() : V::load(o + d) * inverse).store_partial(to + d, k);
+      F::store(none ? V() : V::load(o + d) * inverse, out, b, h, i0 + r, d, k);
     }
     // of no key: the logarithm of 0
     if (none) top[r] = total[r] = T(0);
@@ -232,14 +288,15 @@ void forward_block(const Operands<T>& x, int64_t b, int64_t h, int64_t i0, int64
   }
 }
 
-template <class T>
-Status forward_tiles(const Context& context, const Operands<T>& x, const Tensor& out, const Tensor& lse) {
+template <class F>
+Status forward_tiles(const Context& context, const Operands<typename F::Value>& x, const Tensor& out,
+                     const Tensor& lse) {
   const Problem& p = x.p;
   Status* failure = static_cast<Status*>(context.workspace(context.host, 2, sizeof(Status)));
   CHECK(failure != nullptr, "out of memory");
   *failure = nullptr;
   Carver sizes;
-  ForwardBuffers<T>(sizes, p);
+  ForwardBuffers<F>(sizes, p);
   // A chunk packs the keys of one head for itself; few heads are cut into parts, each with every parts-th
   // block of queries, so that a causal triangle is shared evenly.
   const int64_t group = p.H / p.Hkv, heads = p.B * p.Hkv, blocks = ceil_div(p.Tq, kQueries) * group;
@@ -256,10 +313,10 @@ Status forward_tiles(const Context& context, const Operands<T>& x, const Tensor&
       return;
     }
     Carver carver(memory);
-    const ForwardBuffers<T> m(carver, p);
+    const ForwardBuffers<F> m(carver, p);
     const int64_t seen = p.last_key(b, p.Tq - 1);
-    pack_keys(head<T>(x.k, b, g, 0), x.k.strides[2], seen, p.D, m.keys);
-    copy_rows(head<T>(x.v, b, g, 0), x.v.strides[2], seen, p.Dv, m.values, whole_tiles<T>(p.Dv));
+    F::pack_keys(x.k, b, g, seen, p.D, m.keys);
+    F::pack_values(x.v, b, g, seen, p.Dv, m.values);
     for (int64_t block = part; block < blocks; block += parts) {
       const int64_t h = g * group + block % group, i0 = block / group * kQueries;
       forward_block(x, b, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries, m, out, lse);
@@ -352,8 +409,9 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
       const int64_t padded = whole_tiles<T>(n);
       T* s = m.probabilities + r0 * kScoreStride;
       T* ds = m.scores + r0 * kScoreStride;
-      multiply_keys(tile, padded, p.D, m.queries + t * per_query, m.keys + j0 * p.D, s);
-      multiply_keys(tile, padded, p.Dv, m.gradients + t * per_gradient, m.values + j0 * p.Dv, ds);
+      multiply_keys<PlainPanels<T>>(tile, padded, p.D, m.queries + t * per_query, m.keys + j0 * p.D, s);
+      multiply_keys<PlainPanels<T>>(tile, padded, p.Dv, m.gradients + t * per_gradient, m.values + j0 * p.Dv,
+                                    ds);
       for (int64_t r = 0; r < tile; ++r) {
         const int64_t i = i0 + r0 + r;
         finish_scores(x, b, h, i, j0, n, padded, s + r * kScoreStride);
@@ -362,8 +420,8 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
                      dmask.data ? head<T>(dmask, b, h, i) + j0 : nullptr, n);
       }
       for (int64_t c = 0; c < d; c += C)
-        block_tile<T, kScoreStride, 1>(tile, n, ds, m.key_rows + j0 * d + c, d, m.dq + r0 * d + c, d,
-                                       !started[t]);
+        block_tile<PlainPanels<T>, kScoreStride, 1>(tile, n, ds, m.key_rows + j0 * d + c, d,
+                                                    m.dq + r0 * d + c, d, !started[t]);
       started[t] = true;
     }
     for (int64_t j = 0; j < most; j += kTileRows) {
@@ -372,11 +430,13 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
       while (seen[t] <= j) ++t;
       const int64_t r0 = t * kTileRows, keys = most - j < kTileRows ? most - j : kTileRows;
       for (int64_t c = 0; c < dv; c += C)
-        block_tile<T, 1, kScoreStride>(keys, rows - r0, m.probabilities + r0 * kScoreStride + j,
-                                       m.grad_rows + r0 * dv + c, dv, m.dv + (j0 + j) * dv + c, dv, false);
+        block_tile<PlainPanels<T>, 1, kScoreStride>(keys, rows - r0, m.probabilities + r0 * kScoreStride + j,
+                                                    m.grad_rows + r0 * dv + c, dv, m.dv + (j0 + j) * dv + c,
+                                                    dv, false);
       for (int64_t c = 0; c < d; c += C)
-        block_tile<T, 1, kScoreStride>(keys, rows - r0, m.scores + r0 * kScoreStride + j,
-                                       m.query_rows + r0 * d + c, d, m.dk + (j0 + j) * d + c, d, false);
+        block_tile<PlainPanels<T>, 1, kScoreStride>(keys, rows - r0, m.scores + r0 * kScoreStride + j,
+                                                    m.query_rows + r0 * d + c, d, m.dk + (j0 + j) * d + c, d,
+                                                    false);
     }
   }
   for (int64_t r = 0; r < rows; ++r)
