@@ -6,6 +6,7 @@ import { AdamW } from '../optim/adam.js';
 import { gradientScale } from '../optim/optimizer.js';
 import { attention } from '../ops/attention.js';
 import { cast } from '../ops/cast.js';
+import { linearPacked, packLinear } from '../ops/linear_packed.js';
 import { add, gelu, mul } from '../ops/elementwise.js';
 import { layerNorm } from '../ops/layer_norm.js';
 import { crossEntropy } from '../ops/losses.js';
@@ -83,22 +84,34 @@ function gemm(sizes: readonly number[]): Case[] {
   ]);
 }
 
-type Weight = 'f32' | 'bf16' | 'w8a8' | 'w8a16' | 'w4a16';
+type Weight = 'f32' | 'f32 packed' | 'bf16' | 'bf16 packed' | 'w8a8' | 'w8a16' | 'w4a16';
+
+const weightBytes: Record<Weight, number> = {
+  f32: 4,
+  'f32 packed': 4,
+  bf16: 2,
+  'bf16 packed': 2,
+  w8a8: 1,
+  w8a16: 1,
+  w4a16: 0.53,
+};
 
 function weightCase(weight: Weight, m: number, n: number, k: number): Case {
+  const half = weight.startsWith('bf16');
   return {
     kernel: `linear ${weight}`,
     shape: `${m}x${n}x${k}`,
     operations: 2 * m * n * k,
-    bytes:
-      4 * (m * k + m * n) + { f32: 4, bf16: 2, w8a8: 1, w8a16: 1, w4a16: 0.53 }[weight] * n * k,
-    kind: weight === 'w8a8' ? 'i8' : weight === 'bf16' ? 'bf16' : 'f32',
+    bytes: 4 * (m * k + m * n) + weightBytes[weight] * n * k,
+    kind: weight === 'w8a8' ? 'i8' : half ? 'bf16' : 'f32',
     inputs: () =>
       tidy(() => {
         const x = randn([m, k]);
         const w = randn([n, k], { std: 0.02 });
         if (weight === 'f32') return [x, w];
+        if (weight === 'f32 packed') return [x, packLinear(w)];
         if (weight === 'bf16') return [x, cast(w, 'bfloat16')];
+        if (weight === 'bf16 packed') return [x, packLinear(cast(w, 'bfloat16'))];
         if (weight === 'w4a16') {
           const int4 = quantizeWeightI4(w, { clip: false });
           return [x, packI4(int4.q), int4.scale];
@@ -106,12 +119,14 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
         const { q, scale } = quantizeWeightI8(w, { clip: false });
         return [x, packI8(q), scale];
       }),
-    run: (x, w, scale) =>
-      weight === 'f32' || weight === 'bf16'
-        ? linear(x!, w!)
-        : { w8a8: linearW8A8, w8a16: linearW8A16, w4a16: linearW4A16 }[weight](x!, w!, scale!),
-    ...(weight === 'f32' && { peer: { op: 'linear', m, n, k } }),
-    ...(weight === 'bf16' && { peer: { op: 'linear', m, n, k, dtype: 'bfloat16' } }),
+    run: (x, w, scale) => {
+      if (weight === 'f32' || weight === 'bf16') return linear(x!, w!);
+      if (weight === 'f32 packed' || weight === 'bf16 packed')
+        return linearPacked(x!, w!, null, { outputs: n });
+      return { w8a8: linearW8A8, w8a16: linearW8A16, w4a16: linearW4A16 }[weight](x!, w!, scale!);
+    },
+    ...(weight.startsWith('f32') && { peer: { op: 'linear', m, n, k } }),
+    ...(half && { peer: { op: 'linear', m, n, k, dtype: 'bfloat16' } }),
     ...(weight === 'w8a8' && { peer: { op: 'linear_dynamic_int8', m, n, k } }),
   };
 }
@@ -335,7 +350,7 @@ function adamw(size: number): Case {
 function fewRows(sizes: readonly number[]): Case[] {
   return [1, 8, 64].flatMap((m) =>
     sizes.flatMap((n) =>
-      (['f32', 'bf16'] as const).flatMap((w) => [
+      (['f32', 'f32 packed', 'bf16', 'bf16 packed'] as const).flatMap((w) => [
         weightCase(w, m, n, 768),
         ...(n === 3072 ? [weightCase(w, m, 768, 3072)] : []),
       ]),

@@ -129,18 +129,17 @@ export abstract class CausalLM extends Module {
   /** Blocks recompute their inside in backward() instead of keeping it. */
   gradientCheckpointing = false;
 
-  get #storedBfloat16(): boolean {
-    return this.tokenEmbedding.weight.dtype === 'bfloat16';
-  }
-
   /** Weights stored in bfloat16 ask for products, attention's included, of bfloat16 numbers. */
   #inOwnPrecision<T>(fn: () => T): T {
-    return this.#storedBfloat16 && !isGradEnabled() ? autocast('bfloat16', fn) : fn();
+    return this.tokenEmbedding.storesBfloat16 && !isGradEnabled() ? autocast('bfloat16', fn) : fn();
   }
 
   /** An empty cache for this model's context; of bfloat16 where the weights are stored so. */
   createCache(): KVCache {
-    return new KVCache(this.shape.context, this.#storedBfloat16 ? { dtype: 'bfloat16' } : {});
+    return new KVCache(
+      this.shape.context,
+      this.tokenEmbedding.storesBfloat16 ? { dtype: 'bfloat16' } : {},
+    );
   }
 
   /** (B, T) ids → (B, T, C), the final norm applied. */

@@ -145,8 +145,7 @@ export async function loadModel(folder: string, architecture?: string): Promise<
         `tensors of the checkpoint that the model does not use: ${unused.slice(0, 5).join(', ')}${unused.length > 5 ? `, … (${unused.length})` : ''}`,
       );
     weights.dispose();
-    for (const [, part] of model.namedModules())
-      if (part instanceof Linear) part.arrangeForInference();
+    for (const [, part] of model.namedModules()) if (part instanceof Linear) part.pack();
     for (const key of ['bos_token_id', 'eos_token_id', 'pad_token_id']) {
       const id = config[key];
       if (typeof id === 'number' && id >= model.shape.vocab)
@@ -197,6 +196,10 @@ export async function writeModel(
   await mkdir(folder, { recursive: true });
   if ((await readdir(folder)).length > 0)
     throw new FileError('ERR_FILE_EXISTS', `${folder}: not empty`);
+  // saving takes weights back to their own form; the model goes on as it was
+  const packed = [...model.namedModules()].flatMap(([, part]) =>
+    part instanceof Linear && part.isPacked ? part : [],
+  );
   const { tensors, temporary, quantization } = savedTensors(model);
   try {
     const config: JsonObject = { ...(extra.config ?? model.config) };
@@ -217,5 +220,6 @@ export async function writeModel(
     await writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
   } finally {
     for (const tensor of temporary) tensor.dispose();
+    for (const part of packed) part.pack();
   }
 }

@@ -36,6 +36,11 @@ export class Embedding extends Module {
     return this.#weight;
   }
 
+  /** Whether storeBfloat16() was called. */
+  get storesBfloat16(): boolean {
+    return this.#stored;
+  }
+
   /** ids (…) → (…, C) */
   forward(ids: Tensor): Tensor {
     if (this.#int8) return embeddingI8(ids, this.#int8.q, this.#int8.scale);

@@ -1,13 +1,16 @@
 // Linear: y = x Wᵀ + b, in float or with int8 or int4 weights. GPT-2's Conv1D is the same layer with its weight stored
 // transposed.
+import { productDtype } from '../autograd/modes.js';
+import { willRecord } from '../autograd/record.js';
 import { cast, contiguous } from '../ops/cast.js';
+import { linearPacked, packLinear, unpackLinear } from '../ops/linear_packed.js';
 import { linear } from '../ops/matmul.js';
 import type { Activation } from '../ops/matmul.js';
 import { linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
 import { transpose } from '../ops/view.js';
 import { RootsError } from '../tensor/errors.js';
-import { tidy } from '../tensor/scope.js';
+import { tidy, untracked } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { Module } from './module.js';
 
@@ -32,6 +35,8 @@ export interface LinearInit {
 export class Linear extends Module {
   readonly conv1d: boolean;
   #weight: Tensor | null;
+  /** The float weight in the form that products read, instead of `#weight`. */
+  #packed: Tensor | null = null;
   #bias: Tensor | null;
   #quantized: QuantizedWeight | null = null;
   #shape: readonly [outputs: number, inputs: number];
@@ -61,8 +66,9 @@ export class Linear extends Module {
     return this.#quantized?.scheme ?? null;
   }
 
-  /** The float weight as a view (out, in). */
+  /** The float parameter: (out, in), or (in, out) for a Conv1D. */
   get weight(): Tensor {
+    this.materialize();
     if (!this.#weight)
       throw new RootsError(
         'ERR_MODULE',
@@ -81,31 +87,76 @@ export class Linear extends Module {
         activation,
       });
     }
-    const weight = this.#weight!;
+    if (this.#packed) {
+      const packed = this.#packed;
+      const same = packed.dtype === 'bfloat16' || productDtype() === 'float32';
+      if (x.dtype === 'float32' && same && !willRecord(x, this.#bias))
+        return linearPacked(x, packed, this.#bias, { outputs: this.outFeatures, activation });
+    }
+    const { weight } = this;
     if (!this.conv1d) return linear(x, weight, this.#bias, { activation });
     return tidy(() => linear(x, transpose(weight), this.#bias, { activation }));
   }
 
   /** Stores the weight in bfloat16 for inference; inputs, bias and results stay float32. */
   storeBfloat16(): void {
-    const weight = this.#weight;
-    if (!weight) return;
+    if (this.#quantized) return;
+    const wasPacked = this.#packed !== null;
+    const { weight } = this;
     tidy(() => {
       // in the order (out, in), which few rows read best
       const dense = contiguous(this.conv1d ? transpose(weight.detach()) : weight.detach());
       const stored = cast(dense, 'bfloat16');
       weight.setData(this.conv1d ? transpose(stored) : stored);
     });
+    if (wasPacked) this.pack();
   }
 
   /**
-   * Keeps the weight in memory as (out, in), whatever its shape says: the order that products with few rows read best. Training takes
-   * it back to its own order.
+   * Keeps the float weight in the form that products on the CPU read, and drops the other: no product has to pack it again. Whoever
+   * asks for the weight or the parameters, to train, save or compress, gets it back. Nothing happens to quantized weights, to those
+   * that are trained, and on other devices.
    */
-  arrangeForInference(): void {
+  pack(): void {
     const weight = this.#weight;
-    if (!weight || !this.conv1d || !weight.isContiguous) return;
-    tidy(() => weight.setData(transpose(contiguous(transpose(weight.detach())))));
+    if (!weight || weight.requiresGrad || weight.device !== 'cpu') return;
+    if (weight.dtype !== 'float32' && weight.dtype !== 'bfloat16') return;
+    const packed = untracked(() =>
+      tidy(() => packLinear(this.conv1d ? transpose(weight.detach()) : weight.detach())),
+    );
+    this.#packed = this.replaceAs('weight', 'packed', packed);
+    this.#weight = null;
+  }
+
+  /** Whether pack() keeps the weight in its own form. */
+  get isPacked(): boolean {
+    return this.#packed !== null;
+  }
+
+  override numParameters(): number {
+    // panels are padded
+    if (this.#packed) return this.outFeatures * this.inFeatures + (this.#bias?.size ?? 0);
+    return super.numParameters();
+  }
+
+  protected override materialize(): void {
+    const packed = this.#packed;
+    if (!packed) return;
+    this.#packed = null;
+    this.#weight = this.replaceAs(
+      'packed',
+      'weight',
+      untracked(() =>
+        tidy(() => {
+          const matrix = unpackLinear(packed, this.outFeatures, this.inFeatures);
+          return this.conv1d && matrix.dtype === 'float32'
+            ? contiguous(transpose(matrix))
+            : this.conv1d
+              ? transpose(matrix)
+              : matrix;
+        }),
+      ),
+    );
   }
 
   /** (out, in), dense; belongs to the caller. */
@@ -117,6 +168,7 @@ export class Linear extends Module {
 
   /** New float parameters; (out, in) whatever the storage order. Takes over the tensors. */
   setMatrix(matrix: Tensor, bias: Tensor | null = this.#bias): void {
+    this.materialize();
     const stored = this.conv1d ? transpose(matrix) : matrix;
     if (stored !== matrix) matrix.dispose();
     this.#shape = this.conv1d
@@ -141,6 +193,7 @@ export class Linear extends Module {
   }
 
   #setQuantized(q: Tensor, weight: QuantizedWeight): void {
+    this.materialize();
     this.#shape = [q.shape[0]!, q.shape[1]!];
     q.dispose();
     this.replace('weight', null);
@@ -169,7 +222,7 @@ export class Linear extends Module {
         'Linear: quantized layers cannot be shared; compress from the float model',
       );
     return new Linear({
-      weight: this.#weight!.detach(),
+      weight: this.weight.detach(),
       bias: this.#bias?.detach() ?? null,
       conv1d: this.conv1d,
     });

@@ -52,12 +52,27 @@ export abstract class Module {
     if (old && old !== part && old instanceof Tensor) old.dispose();
   }
 
+  /** Exchanges a registered tensor for one of another name, in its place; the old one is disposed. */
+  protected replaceAs(name: string, newName: string, part: Tensor): Tensor {
+    const parts = [...this.#parts];
+    this.#parts.clear();
+    for (const [key, old] of parts) {
+      this.#parts.set(key === name ? newName : key, key === name ? part : old);
+      if (key === name) old.dispose();
+    }
+    return part;
+  }
+
   protected clearParts(): void {
     this.#parts.clear();
   }
 
+  /** Brings parameters that are kept in another form back to the one their names stand for. */
+  protected materialize(): void {}
+
   /** Every parameter with its full name, in order of registration. */
   *namedParameters(prefix = ''): Generator<[name: string, parameter: Tensor]> {
+    this.materialize();
     for (const [name, part] of this.#parts) {
       if (part instanceof Tensor) yield [prefix + name, part];
       else yield* part.namedParameters(`${prefix}${name}.`);
@@ -79,7 +94,8 @@ export abstract class Module {
   /** Number of parameters. Packed int8 weights count as what they stand for. */
   numParameters(): number {
     let total = 0;
-    for (const [, p] of this.namedParameters()) total += p.size;
+    for (const part of this.#parts.values())
+      total += part instanceof Tensor ? part.size : part.numParameters();
     return total;
   }
 
@@ -147,8 +163,16 @@ export abstract class Module {
 
   /** Where the parameters live. */
   get device(): Device {
-    if (!hasOtherDevices()) return 'cpu';
-    return this.parameters()[0]?.device ?? 'cpu';
+    return (hasOtherDevices() && this.#anyTensor()?.device) || 'cpu';
+  }
+
+  /** Of this module or a part of it, in whatever form it is kept. */
+  #anyTensor(): Tensor | undefined {
+    for (const part of this.#parts.values()) {
+      const tensor = part instanceof Tensor ? part : part.#anyTensor();
+      if (tensor) return tensor;
+    }
+    return undefined;
   }
 
   /**

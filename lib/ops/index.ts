@@ -7,6 +7,7 @@ export * from './index_select.js';
 export * from './layer_norm.js';
 export * from './linear_cross_entropy.js';
 export * from './linear_kl_div.js';
+export * from './linear_packed.js';
 export * from './losses.js';
 export * from './matmul.js';
 export * from './matmul_i4.js';

@@ -197,13 +197,21 @@ ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::P
   tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first);
 }
 
+// Columns of a panel of a weight that is kept packed (linear_packed.cc), whatever the instruction set.
+constexpr int64_t kKeptColumns = 32;
+
 // An operand that the tiles can read where it is.
 template <class T>
 struct InPlace {
   const T* data = nullptr;  // null: it has to be packed
   int64_t row_stride = 0, column_stride = 0, ld = 0;
   ARows layout = ARows::side_by_side;
-  ROOTS_INLINE const T* at(int64_t i, int64_t j) const { return data + i * row_stride + j * column_stride; }
+  int64_t panel_stride = 0;  // not 0: columns lie in panels of kKeptColumns, padded with zeros
+  ROOTS_INLINE const T* at(int64_t i, int64_t j) const {
+    if (panel_stride)
+      return data + j / kKeptColumns * panel_stride + i * row_stride + j % kKeptColumns * column_stride;
+    return data + i * row_stride + j * column_stride;
+  }
 };
 
 // Rows of A and columns of B both lie along k, as in x W^T.
@@ -443,7 +451,10 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kTileRows);
         // Pack: A panels, and B panels the first time round; of a B read in place only a last one that is
         // partial.
-        const int64_t b_first = b_place.data ? nc / kColumns : 0, b_end = ic == 0 ? n_panels : b_first;
+        const int64_t b_first = b_place.panel_stride ? n_panels
+                                : b_place.data       ? nc / kColumns
+                                                     : 0,
+                      b_end = ic == 0 ? n_panels : b_first;
         const int64_t group = 4;  // panels per chunk
         const int64_t a_chunks = a_place.data ? 0 : ceil_div(m_panels, group),
                       b_chunks = ceil_div(b_end - b_first, group);
@@ -488,7 +499,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
               const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
               const int64_t at = (ic + i0) * ldc + jc + j0;
               const Packed* b =
-                  q < b_first ? b_place.at(kc, jc + j0) : b_pack + (q - b_first) * kColumns * groups;
+                  q < b_first ? b_place.at(kc / kGroup, jc + j0) : b_pack + (q - b_first) * kColumns * groups;
               const int64_t ldb = q < b_first ? b_place.ld : kColumns;
               multiply(rows, groups, a, b, ldb, c + at, columns, first);
               if (last && !epilogue.empty())

@@ -1,0 +1,86 @@
+// Products with weights kept in the form that the kernels read, for weights that are used again and again.
+import * as kernels from '../native/kernels.gen.js';
+import { empty } from '../tensor/create.js';
+import { DTypeError } from '../tensor/errors.js';
+import { numel } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { contiguous } from './cast.js';
+import * as check from './check.js';
+import { activationNames, activations } from './matmul.js';
+import type { Activation } from './matmul.js';
+
+// The layout of native/cpu/linear_packed.cc: panels of 32 outputs; bfloat16 inputs in pairs.
+const panel = 32;
+function packedShape(dtype: string, n: number, k: number): [number, number, number] {
+  return dtype === 'bfloat16'
+    ? [Math.ceil(n / panel), Math.ceil(k / 2), 2 * panel]
+    : [Math.ceil(n / panel), k, panel];
+}
+
+/** Weights (N, K), float32 or bfloat16, in the layout that linearPacked reads; it never leaves the process. On the CPU. */
+export function packLinear(weight: Tensor): Tensor {
+  check.tensor('packLinear', 'weight', weight);
+  check.rank('packLinear', 'weight', weight, 2, '(N, K)');
+  if (weight.dtype !== 'float32' && weight.dtype !== 'bfloat16')
+    throw new DTypeError(
+      `packLinear: weight must be float32 or bfloat16, got ${weight.dtype}; cast it first`,
+    );
+  const [n, k] = weight.shape as [number, number];
+  const packed = empty(packedShape(weight.dtype, n, k), weight.dtype);
+  kernels.linear_pack(weight, packed, 0);
+  return packed;
+}
+
+/** The weights that packLinear packed, exactly. → (n, k) */
+export function unpackLinear(packed: Tensor, n: number, k: number): Tensor {
+  check.tensor('unpackLinear', 'packed', packed);
+  check.shape('unpackLinear', 'packed', packed, packedShape(packed.dtype, n, k));
+  const weight = empty([n, k], packed.dtype);
+  kernels.linear_pack(weight, packed, 1);
+  return weight;
+}
+
+export interface LinearPackedOptions {
+  /** N, the rows of the weight: panels are padded. */
+  outputs: number;
+  activation?: Activation;
+}
+
+/**
+ * y = activation(x Wᵀ + b) of a packed weight. x (…, K) float32, packed = packLinear((N, K)), bias (N) float32 or null → (…, N)
+ * float32. With a bfloat16 weight x is rounded to bfloat16 and sums are float32. No gradient.
+ */
+export function linearPacked(
+  x: Tensor,
+  packed: Tensor,
+  bias: Tensor | null,
+  options: LinearPackedOptions,
+): Tensor {
+  const op = 'linearPacked';
+  check.tensor(op, 'x', x);
+  check.tensor(op, 'packed', packed);
+  check.knownOptions(op, options, ['outputs', 'activation']);
+  const { outputs: n, activation = 'none' } = options;
+  check.integer(op, 'outputs', n, 0);
+  check.oneOf(op, 'activation', activation, activationNames);
+  check.dtype(op, 'x', x, 'float32');
+  check.minRank(op, x, 1);
+  const k = x.shape[x.rank - 1]!;
+  check.shape(op, 'packed', packed, packedShape(packed.dtype, n, k));
+  if (bias) {
+    check.tensor(op, 'bias', bias);
+    check.shape(op, 'bias', bias, [n]);
+    check.dtype(op, 'bias', bias, 'float32');
+  }
+  // matrices by views made directly: this path runs for every layer of every decoded token
+  const dense = x.isContiguous ? x.detach() : contiguous(x);
+  const rows = numel(x.shape.slice(0, -1));
+  const flat = dense.view([rows, k], [k, 1], dense.offset);
+  const out = empty([...x.shape.slice(0, -1), n], 'float32');
+  const result = out.view([rows, n], [n, 1], 0);
+  const flatBias = bias && !bias.isContiguous ? contiguous(bias) : bias;
+  kernels.linear_packed(flat, packed, flatBias, result, activations[activation]);
+  for (const t of [dense, flat, result]) t.dispose();
+  if (flatBias !== bias) flatBias?.dispose();
+  return out;
+}
