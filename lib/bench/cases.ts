@@ -12,9 +12,17 @@ import { layerNorm } from '../ops/layer_norm.js';
 import { crossEntropy } from '../ops/losses.js';
 import { linear, matmul } from '../ops/matmul.js';
 import { linearW4A16, packI4, quantizeWeightI4 } from '../ops/matmul_i4.js';
-import { linearW8A16, linearW8A8, matmulI8, packI8, quantizeWeightI8 } from '../ops/matmul_i8.js';
+import {
+  linearW8A16,
+  linearW8A8,
+  linearW8A8Sparse24,
+  matmulI8,
+  packI8,
+  packI8Sparse24,
+  quantizeWeightI8,
+} from '../ops/matmul_i8.js';
 import { softmax } from '../ops/softmax.js';
-import { transpose } from '../ops/view.js';
+import { reshape, transpose } from '../ops/view.js';
 import { ones, tensor, zeros } from '../tensor/create.js';
 import { OptionError } from '../tensor/errors.js';
 import { Generator, randn } from '../tensor/random.js';
@@ -84,7 +92,15 @@ function gemm(sizes: readonly number[]): Case[] {
   ]);
 }
 
-type Weight = 'f32' | 'f32 packed' | 'bf16' | 'bf16 packed' | 'w8a8' | 'w8a16' | 'w4a16';
+type Weight =
+  | 'f32'
+  | 'f32 packed'
+  | 'bf16'
+  | 'bf16 packed'
+  | 'w8a8'
+  | 'w8a8 2:4'
+  | 'w8a16'
+  | 'w4a16';
 
 const weightBytes: Record<Weight, number> = {
   f32: 4,
@@ -92,6 +108,7 @@ const weightBytes: Record<Weight, number> = {
   bf16: 2,
   'bf16 packed': 2,
   w8a8: 1,
+  'w8a8 2:4': 0.625,
   w8a16: 1,
   w4a16: 0.53,
 };
@@ -103,7 +120,7 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
     shape: `${m}x${n}x${k}`,
     operations: 2 * m * n * k,
     bytes: 4 * (m * k + m * n) + weightBytes[weight] * n * k,
-    kind: weight === 'w8a8' ? 'i8' : half ? 'bf16' : 'f32',
+    kind: weight.startsWith('w8a8') ? 'i8' : half ? 'bf16' : 'f32',
     inputs: () =>
       tidy(() => {
         const x = randn([m, k]);
@@ -116,6 +133,13 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
           const int4 = quantizeWeightI4(w, { clip: false });
           return [x, packI4(int4.q), int4.scale];
         }
+        if (weight === 'w8a8 2:4') {
+          // two of each four inputs dropped
+          const keep = tensor([1, 0, 1, 0]);
+          const sparse = reshape(mul(reshape(w, [n, k / 4, 4]), keep), [n, k]);
+          const { q, scale } = quantizeWeightI8(sparse, { clip: false });
+          return [x, packI8Sparse24(q), scale];
+        }
         const { q, scale } = quantizeWeightI8(w, { clip: false });
         return [x, packI8(q), scale];
       }),
@@ -123,7 +147,13 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
       if (weight === 'f32' || weight === 'bf16') return linear(x!, w!);
       if (weight === 'f32 packed' || weight === 'bf16 packed')
         return linearPacked(x!, w!, null, { outputs: n });
-      return { w8a8: linearW8A8, w8a16: linearW8A16, w4a16: linearW4A16 }[weight](x!, w!, scale!);
+      const kernel = {
+        w8a8: linearW8A8,
+        'w8a8 2:4': linearW8A8Sparse24,
+        w8a16: linearW8A16,
+        w4a16: linearW4A16,
+      }[weight];
+      return kernel(x!, w!, scale!);
     },
     ...(weight.startsWith('f32') && { peer: { op: 'linear', m, n, k } }),
     ...(half && { peer: { op: 'linear', m, n, k, dtype: 'bfloat16' } }),
@@ -152,7 +182,9 @@ function int8(sizes: readonly number[]): Case[] {
   const few = [1, 8, 64].flatMap((m) =>
     (['f32', 'w8a8', 'w8a16', 'w4a16'] as const).map((w) => weightCase(w, m, 3072, 768)),
   );
-  return [...square, ...few];
+  // beyond L3, where decoding is bound by the bytes of weights
+  const large = (['w8a8', 'w8a8 2:4'] as const).map((w) => weightCase(w, 1, 49152, 4096));
+  return [...square, ...few, ...large];
 }
 
 function stored(x: Tensor, dtype: 'float32' | 'bfloat16'): Tensor {

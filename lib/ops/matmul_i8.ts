@@ -72,6 +72,34 @@ export function unpackI8(packed: Tensor, n: number, k: number): Tensor {
   return weight;
 }
 
+// The packed layout of native/cpu/linear_w8a8_24.cc: half the values, a bit for each, one int32 sum per output.
+function packedBytes24(n: number, k: number): number {
+  return Math.ceil(n / 32) * (Math.ceil(k / 4) * 80 + 128);
+}
+
+/**
+ * Weights (N, K) int8, of which at most two in each four neighbouring inputs are not zero, in the layout that linearW8A8Sparse24
+ * reads: 5/8 of the bytes of packI8. Other weights reject the next read. On the CPU.
+ */
+export function packI8Sparse24(weight: Tensor): Tensor {
+  check.tensor('packI8Sparse24', 'weight', weight);
+  check.rank('packI8Sparse24', 'weight', weight, 2, '(N, K)');
+  check.dtype('packI8Sparse24', 'weight', weight, 'int8');
+  const packed = empty([packedBytes24(weight.shape[0]!, weight.shape[1]!)], 'int8');
+  tidy(() => kernels.linear_24_pack(contiguous(weight), packed, 0));
+  return packed;
+}
+
+/** The weights that packI8Sparse24 packed, exactly. → (n, k) int8 */
+export function unpackI8Sparse24(packed: Tensor, n: number, k: number): Tensor {
+  check.tensor('unpackI8Sparse24', 'packed', packed);
+  check.dtype('unpackI8Sparse24', 'packed', packed, 'int8');
+  check.shape('unpackI8Sparse24', 'packed', packed, [packedBytes24(n, k)]);
+  const weight = empty([n, k], 'int8');
+  kernels.linear_24_pack(weight, packed, 1);
+  return weight;
+}
+
 export interface LinearI8Options {
   activation?: Activation;
 }
@@ -81,6 +109,7 @@ type LinearKernel = typeof kernels.linear_w8a8;
 function linearI8(
   op: string,
   kernel: LinearKernel,
+  bytes: (n: number, k: number) => number,
   x: Tensor,
   packed: Tensor,
   scale: Tensor,
@@ -99,7 +128,7 @@ function linearI8(
   check.minRank(op, x, 1);
   const n = scale.shape[0]!;
   const k = x.shape[x.rank - 1]!;
-  check.shape(op, 'packed', packed, [packedBytes(n, k)]);
+  check.shape(op, 'packed', packed, [bytes(n, k)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
   // as a matrix, by views made directly: this path runs for every layer of every decoded token
   const dense = contiguous(x.detach());
@@ -123,7 +152,19 @@ export function linearW8A8(
   bias: Tensor | null = null,
   options: LinearI8Options = {},
 ): Tensor {
-  return linearI8('linearW8A8', kernels.linear_w8a8, x, packed, scale, bias, options);
+  return linearI8('linearW8A8', kernels.linear_w8a8, packedBytes, x, packed, scale, bias, options);
+}
+
+/** linearW8A8 of weights packed by packI8Sparse24: the same numbers from 5/8 of the bytes. */
+export function linearW8A8Sparse24(
+  x: Tensor,
+  packed: Tensor,
+  scale: Tensor,
+  bias: Tensor | null = null,
+  options: LinearI8Options = {},
+): Tensor {
+  const op = 'linearW8A8Sparse24';
+  return linearI8(op, kernels.linear_w8a8_24, packedBytes24, x, packed, scale, bias, options);
 }
 
 /** W8A16: int8 weights (scale per output), float32 activations. Shapes as linearW8A8. No gradient. */
@@ -134,7 +175,16 @@ export function linearW8A16(
   bias: Tensor | null = null,
   options: LinearI8Options = {},
 ): Tensor {
-  return linearI8('linearW8A16', kernels.linear_w8a16, x, packed, scale, bias, options);
+  return linearI8(
+    'linearW8A16',
+    kernels.linear_w8a16,
+    packedBytes,
+    x,
+    packed,
+    scale,
+    bias,
+    options,
+  );
 }
 
 /** Rows of an int8 embedding table, widened: weight[ids] · scale[ids]. ids (…), weight (V, C) int8, scale (V) → (…, C) float32 */

@@ -18,6 +18,7 @@ void install_baseline(KernelTable* table);
 void install_avx2(KernelTable* table);
 void install_avx512(KernelTable* table);
 void install_avx512_vnni(KernelTable* table);
+void install_avx512_vbmi2(KernelTable* table);
 void install_avx512_bf16(KernelTable* table);
 const Backend* cpu_backend();
 #pragma GCC visibility pop
@@ -90,7 +91,8 @@ const Selected& selected() {
     if (s->level >= IsaLevel::avx2) install_avx2(&s->table);
     if (s->level >= IsaLevel::avx512) install_avx512(&s->table);
     if (s->level >= IsaLevel::avx512_vnni) install_avx512_vnni(&s->table);
-    // "avx512_core" caps this as well
+    // "avx512_core" caps these as well
+    if (s->level >= IsaLevel::avx512_vnni && has_avx512_vbmi2()) install_avx512_vbmi2(&s->table);
     if (s->level >= IsaLevel::avx512_vnni && has_avx512_bf16()) install_avx512_bf16(&s->table);
 #endif
     return s;

@@ -43,6 +43,15 @@ IsaLevel detected_isa() {
 #endif
 }
 
+bool has_avx512_vbmi2() {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 6));
+#else
+  return false;
+#endif
+}
+
 bool has_avx512_bf16() {
 #if defined(__x86_64__)
   unsigned a, b, c, d;

@@ -7,6 +7,7 @@ namespace roots {
 enum class IsaLevel : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3 };
 
 // Beside the levels: AVX512_BF16 comes with VNNI on some processors and without it on others.
+bool has_avx512_vbmi2();
 bool has_avx512_bf16();
 
 const char* isa_name(IsaLevel level);

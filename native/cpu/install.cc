@@ -1,5 +1,5 @@
-// Fills a kernel table with this instruction set's kernels. Levels that improve only the int8 or the bf16
-// products override those alone.
+// Fills a kernel table with this instruction set's kernels. Levels that improve only some products
+// override those alone.
 #include "cpu/declare.h"
 
 #define ROOTS_JOIN_(a, b) a##b
@@ -15,7 +15,10 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
 #if defined(ROOTS_I8_LEVEL)
   table->matmul_i8 = ROOTS_ISA::matmul_i8;
   table->linear_w8a8 = ROOTS_ISA::linear_w8a8;
+  table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
   table->probe_fma = ROOTS_ISA::probe_fma;
+#elif defined(ROOTS_24_LEVEL)
+  table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
 #elif defined(ROOTS_BF16_LEVEL)
   table->matmul_bf16 = ROOTS_ISA::matmul_bf16;
   table->linear_bf16 = ROOTS_ISA::linear_bf16;

@@ -2,14 +2,11 @@
 // quantization, int8 product, float epilogue) and the packing of int8 weights. The arithmetic is in
 // gemm/i8.h.
 #include "cpu/declare.h"
-#include "cpu/gemm/gemm.h"
-#include "cpu/gemm/i8.h"
+#include "cpu/gemm/linear_i8.h"
 
 namespace roots {
 namespace ROOTS_ISA {
 namespace {
-
-constexpr Status kOutOfMemory = "out of memory";
 
 // One panel of weights and its 32 sums from a strided (N, K) view.
 ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_stride, int64_t column_stride,
@@ -59,41 +56,6 @@ ROOTS_INLINE void pack_panel(const int8_t* w, int64_t n, int64_t k, int64_t row_
   }
 }
 
-// All tiles of (M, N): finish(row, first column, columns, sums of the tile row).
-template <class Finish>
-ROOTS_INLINE void multiply(const Context& context, int64_t M, int64_t N, int64_t K,
-                           const uint8_t* activations, const int8_t* packed, const int32_t* sums,
-                           const Finish& finish) {
-  const PackedShape shape(N, K);
-  const ActivationTiles tiles(M, K);
-  // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products
-  // are cut into row groups and enough panels for 20-50 us.
-  const int64_t row_tiles = ceil_div(M, kI8Rows);
-  const int64_t rows_per_chunk = row_tiles < 8 ? row_tiles : 8;
-  const int64_t rows = rows_per_chunk * kI8Rows < M ? rows_per_chunk * kI8Rows : M;
-  const int64_t per_panel = rows * K * kPanel + 1;
-  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
-  const int64_t quarter = ceil_div(shape.panels, 4), least = ceil_div(int64_t{1} << 19, per_panel);
-  if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
-  const int64_t row_chunks = ceil_div(row_tiles, rows_per_chunk);
-  const int64_t panel_chunks = ceil_div(shape.panels, panels_per_chunk);
-  context.parallel_for(row_chunks * panel_chunks, [&](int64_t chunk) {
-    const int64_t p0 = (chunk / row_chunks) * panels_per_chunk;
-    const int64_t p1 = p0 + panels_per_chunk < shape.panels ? p0 + panels_per_chunk : shape.panels;
-    const int64_t t0 = (chunk % row_chunks) * rows_per_chunk;
-    const int64_t t1 = t0 + rows_per_chunk < row_tiles ? t0 + rows_per_chunk : row_tiles;
-    for (int64_t p = p0; p < p1; ++p)
-      for (int64_t t = t0; t < t1; ++t) {
-        const int64_t i0 = t * kI8Rows, count = M - i0 < kI8Rows ? M - i0 : kI8Rows;
-        int32_t acc[kI8Rows][kPanel];
-        i8_tile_dispatch(count, shape.quads, activations + t * tiles.tile_bytes(), tiles.height,
-                         packed + p * shape.panel_bytes(), sums + p * kPanel, acc);
-        const int64_t j0 = p * kPanel, columns = N - j0 < kPanel ? N - j0 : kPanel;
-        for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
-      }
-  });
-}
-
 }  // namespace
 
 // a (M, K) times b (K, N), any strides, exact.
@@ -138,14 +100,13 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
             k < K ? static_cast<uint8_t>(from[k * a.strides[1]]) ^ flip : flip;
     }
   });
-  multiply(context, M, N, K, activations, packed, sums,
-           [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
-             using V = Vec<int32_t>;
-             for (int64_t c = 0; c < n; c += V::kWidth)
-               V::load(acc + c).store_partial(data<int32_t>(out) + i * N + j + c,
-                                              n - c < V::kWidth ? n - c : V::kWidth);
-           });
-  return nullptr;
+  return multiply(context, M, N, K, activations, DensePanels{packed, shape.panel_bytes()}, sums,
+                  [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
+                    using V = Vec<int32_t>;
+                    for (int64_t c = 0; c < n; c += V::kWidth)
+                      V::load(acc + c).store_partial(data<int32_t>(out) + i * N + j + c,
+                                                     n - c < V::kWidth ? n - c : V::kWidth);
+                  });
 }
 
 // x (M, K) float32 -> q (M, K) int8, scale (M): x ~ q * scale.
@@ -188,60 +149,14 @@ Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int6
 // y = activation(x W^T + b) with W int8 per output row and x quantized per row on the fly.
 Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
                    Tensor out, int64_t activation) {
-  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
-  const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
-  const PackedShape shape(N, K);
+  if (const Status status = check_linear_i8(x, scale, bias, out, activation)) return status;
+  const PackedShape shape(out.shape[1], x.shape[1]);
   CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
         "packed has the wrong size");
-  CHECK(numel(scale) == N, "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
-  CHECK(K <= 65536, "inner dimension above 65536 could overflow int32");
-  if (M == 0 || N == 0) return nullptr;
-  const ActivationTiles tiles(M, K);
-  auto* activations =
-      static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes(M) + 64)));
-  auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
-  CHECK(activations && row_scale, "out of memory");
-  // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
-  const int64_t rows = 65536 / (K > 0 ? K : 1) + 1;
-  Status failure = nullptr;
-  context.parallel_for(ceil_div(M, rows), [&](int64_t chunk) {
-    const int64_t padded = tiles.quads * kQuad;
-    auto* row = static_cast<uint8_t*>(context.scratch(context.host, 5, static_cast<size_t>(padded)));
-    if (!row) {
-      __atomic_store_n(&failure, kOutOfMemory, __ATOMIC_RELAXED);
-      return;
-    }
-    const int64_t end = (chunk + 1) * rows < M ? (chunk + 1) * rows : M;
-    for (int64_t i = chunk * rows; i < end; ++i) {
-      row_scale[i] = quantize_row(data<float>(x) + i * K, K, padded, row, kUnsignedActivations);
-      tiles.put(activations, i, row);
-    }
-  });
-  if (failure) return failure;
-  const int8_t* weights = data<int8_t>(packed);
-  const int32_t* sums = reinterpret_cast<const int32_t*>(weights + shape.weight_bytes());
-  Epilogue<float> epilogue;
-  epilogue.bias = static_cast<const float*>(bias.data);
-  epilogue.activation = static_cast<Activation>(activation);
-  multiply(context, M, N, K, activations, weights, sums,
-           [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
-             float* y = data<float>(out) + i * N + j;
-             const float* s = data<float>(scale) + j;
-             using V = Vec<float>;
-             const V row(row_scale[i]);
-             for (int64_t c = 0; c < n; c += V::kWidth) {
-               const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
-               const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
-               (sum * (row * V::load_partial(s + c, m))).store_partial(y + c, m);
-             }
-             if (!epilogue.empty()) epilogue.apply(y, 0, j, n);
-           });
-  return nullptr;
+  const auto* weights = data<int8_t>(packed);
+  return linear_i8(context, x, DensePanels{weights, shape.panel_bytes()},
+                   reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, bias, out,
+                   activation);
 }
 
 }  // namespace ROOTS_ISA

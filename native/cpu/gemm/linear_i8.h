@@ -1,0 +1,133 @@
+// What the products of quantized activations share: every tile of an int8 product, and the linear layer
+// around it.
+#pragma once
+
+#include "core/check.h"
+#include "cpu/gemm/gemm.h"
+#include "cpu/gemm/i8.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+constexpr Status kOutOfMemory = "out of memory";
+
+// Panels as they lie in memory; linear_w8a8_24.cc has others.
+struct DensePanels {
+  const int8_t* data;
+  int64_t panel_bytes;
+  // What tile() reads, for `row_tiles` calls; nullptr when there is no memory.
+  ROOTS_INLINE const int8_t* panel(const Context&, int64_t p, int64_t) const {
+    return data + p * panel_bytes;
+  }
+  static ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t height,
+                                const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
+    i8_tile_dispatch(count, quads, a, height, panel, sums, out);
+  }
+};
+
+// All tiles of (M, N): finish(row, first column, columns, sums of the tile row).
+template <class Weights, class Finish>
+ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64_t K,
+                             const uint8_t* activations, const Weights& weights, const int32_t* sums,
+                             const Finish& finish) {
+  Status failure = nullptr;
+  const PackedShape shape(N, K);
+  const ActivationTiles tiles(M, K);
+  // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products
+  // are cut into row groups and enough panels for 20-50 us.
+  const int64_t row_tiles = ceil_div(M, kI8Rows);
+  const int64_t rows_per_chunk = row_tiles < 8 ? row_tiles : 8;
+  const int64_t rows = rows_per_chunk * kI8Rows < M ? rows_per_chunk * kI8Rows : M;
+  const int64_t per_panel = rows * K * kPanel + 1;
+  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
+  const int64_t quarter = ceil_div(shape.panels, 4), least = ceil_div(int64_t{1} << 19, per_panel);
+  if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
+  const int64_t row_chunks = ceil_div(row_tiles, rows_per_chunk);
+  const int64_t panel_chunks = ceil_div(shape.panels, panels_per_chunk);
+  context.parallel_for(row_chunks * panel_chunks, [&](int64_t chunk) {
+    const int64_t p0 = (chunk / row_chunks) * panels_per_chunk;
+    const int64_t p1 = p0 + panels_per_chunk < shape.panels ? p0 + panels_per_chunk : shape.panels;
+    const int64_t t0 = (chunk % row_chunks) * rows_per_chunk;
+    const int64_t t1 = t0 + rows_per_chunk < row_tiles ? t0 + rows_per_chunk : row_tiles;
+    for (int64_t p = p0; p < p1; ++p) {
+      const int8_t* panel = weights.panel(context, p, t1 - t0);
+      if (!panel) {
+        __atomic_store_n(&failure, kOutOfMemory, __ATOMIC_RELAXED);
+        return;
+      }
+      for (int64_t t = t0; t < t1; ++t) {
+        const int64_t i0 = t * kI8Rows, count = M - i0 < kI8Rows ? M - i0 : kI8Rows;
+        int32_t acc[kI8Rows][kPanel];
+        weights.tile(count, shape.quads, activations + t * tiles.tile_bytes(), tiles.height, panel,
+                     sums + p * kPanel, acc);
+        const int64_t j0 = p * kPanel, columns = N - j0 < kPanel ? N - j0 : kPanel;
+        for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
+      }
+    }
+  });
+  return failure;
+}
+
+ROOTS_INLINE Status check_linear_i8(const Tensor& x, const Tensor& scale, const OptionalTensor& bias,
+                                    const Tensor& out, int64_t activation) {
+  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
+  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
+  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  CHECK(numel(scale) == out.shape[1], "one scale per output");
+  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == out.shape[1] && is_contiguous(bias)),
+        "one bias per output");
+  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  CHECK(x.shape[1] <= 65536, "inner dimension above 65536 could overflow int32");
+  return nullptr;
+}
+
+// y = activation(x W^T + b), x quantized per row on the fly.
+template <class Weights>
+Status linear_i8(const Context& context, const Tensor& x, const Weights& weights, const int32_t* sums,
+                 const Tensor& scale, const OptionalTensor& bias, const Tensor& out, int64_t activation) {
+  const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
+  if (M == 0 || N == 0) return nullptr;
+  const ActivationTiles tiles(M, K);
+  auto* activations =
+      static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes(M) + 64)));
+  auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
+  CHECK(activations && row_scale, "out of memory");
+  // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
+  const int64_t rows = 65536 / (K > 0 ? K : 1) + 1;
+  Status failure = nullptr;
+  context.parallel_for(ceil_div(M, rows), [&](int64_t chunk) {
+    const int64_t padded = tiles.quads * kQuad;
+    auto* row = static_cast<uint8_t*>(context.scratch(context.host, 5, static_cast<size_t>(padded)));
+    if (!row) {
+      __atomic_store_n(&failure, kOutOfMemory, __ATOMIC_RELAXED);
+      return;
+    }
+    const int64_t end = (chunk + 1) * rows < M ? (chunk + 1) * rows : M;
+    for (int64_t i = chunk * rows; i < end; ++i) {
+      row_scale[i] = quantize_row(data<float>(x) + i * K, K, padded, row, kUnsignedActivations);
+      tiles.put(activations, i, row);
+    }
+  });
+  if (failure) return failure;
+  Epilogue<float> epilogue;
+  epilogue.bias = static_cast<const float*>(bias.data);
+  epilogue.activation = static_cast<Activation>(activation);
+  return multiply(context, M, N, K, activations, weights, sums,
+                  [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
+                    float* y = data<float>(out) + i * N + j;
+                    const float* s = data<float>(scale) + j;
+                    using V = Vec<float>;
+                    const V row(row_scale[i]);
+                    for (int64_t c = 0; c < n; c += V::kWidth) {
+                      const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
+                      const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
+                      (sum * (row * V::load_partial(s + c, m))).store_partial(y + c, m);
+                    }
+                    if (!epilogue.empty()) epilogue.apply(y, 0, j, n);
+                  });
+}
+
+}  // namespace
+}  // namespace ROOTS_ISA
+}  // namespace roots

@@ -1,0 +1,186 @@
+// linear_w8a8 with weights of which two in four are zero: the panels of gemm/i8.h with the zeros left out. Of
+// each 64 bytes (16 outputs x 4 inputs) 32 are kept, in order, and 64 bits say where they go, so that one
+// `vpexpandb` (AVX-512 VBMI2) makes the operand of the dot product: 80 bytes are read where dense weights
+// take 128.
+//   packed: for each panel and quad of inputs 2 x 32 values and 2 x 8 bytes of mask; then one int32 sum per
+//   output
+#include "cpu/declare.h"
+#include "cpu/gemm/linear_i8.h"
+
+namespace roots {
+namespace ROOTS_ISA {
+namespace {
+
+constexpr int64_t kHalf = 64, kKept = 32, kQuadBytes = 2 * kKept + 2 * 8;
+
+struct SparseShape {
+  PackedShape dense;
+  ROOTS_INLINE SparseShape(int64_t n, int64_t k) : dense(n, k) {}
+  ROOTS_INLINE int64_t panel_bytes() const { return dense.quads * kQuadBytes; }
+  ROOTS_INLINE int64_t weight_bytes() const { return dense.panels * panel_bytes(); }
+  ROOTS_INLINE int64_t total_bytes() const { return weight_bytes() + dense.panels * kPanel * 4; }
+};
+
+ROOTS_INLINE uint64_t mask_of(const int8_t* quad, int64_t half) {
+  uint64_t mask;
+  __builtin_memcpy(&mask, quad + 2 * kKept + half * 8, 8);
+  return mask;
+}
+
+// One quad of inputs of a panel, dense.
+ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
+  for (int64_t half = 0; half < 2; ++half) {
+#if defined(__AVX512VBMI2__)
+    _mm512_storeu_si512(to + half * kHalf, _mm512_maskz_expand_epi8(
+                                               mask_of(quad, half),
+                                               _mm512_castsi256_si512(_mm256_loadu_si256(
+                                                   reinterpret_cast<const __m256i*>(quad + half * kKept)))));
+#else
+    const uint64_t mask = mask_of(quad, half);
+    const int8_t* kept = quad + half * kKept;
+    for (int64_t i = 0; i < kHalf; ++i) to[half * kHalf + i] = mask >> i & 1 ? *kept++ : int8_t{0};
+#endif
+  }
+}
+
+#if defined(__AVX512VBMI2__)
+// As i8_tile: Rows rows of a tile against a panel that is expanded on its way.
+template <int Rows>
+void sparse_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
+                 int32_t (*out)[kPanel]) {
+  const int64_t step = height * kQuad;
+  __m512i low[Rows], high[Rows];
+  unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
+  const auto load = [](const int8_t* quad, int64_t half) {
+    return _mm512_maskz_expand_epi8(
+        mask_of(quad, half),
+        _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quad + half * kKept))));
+  };
+  for (int64_t q = 0; q < quads; ++q, a += step, panel += kQuadBytes) {
+    const __m512i b0 = load(panel, 0), b1 = load(panel, 1);
+    unrolled<Rows>([&](auto r) {
+      int32_t quad;
+      __builtin_memcpy(&quad, a + r * 4, 4);
+      const __m512i x = _mm512_set1_epi32(quad);
+      dot_quads(low[r], x, b0);
+      dot_quads(high[r], x, b1);
+    });
+  }
+  const __m512i s0 = _mm512_slli_epi32(_mm512_loadu_si512(sums), 7);
+  const __m512i s1 = _mm512_slli_epi32(_mm512_loadu_si512(sums + 16), 7);
+  unrolled<Rows>([&](auto r) {
+    _mm512_storeu_si512(out[r], _mm512_sub_epi32(low[r], s0));
+    _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(high[r], s1));
+  });
+}
+
+template <int Rows = kI8Rows>
+ROOTS_INLINE void sparse_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t height,
+                                  const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
+  if constexpr (Rows > 1) {
+    if (count < Rows) return sparse_dispatch<Rows - 1>(count, quads, a, height, panel, sums, out);
+  }
+  sparse_tile<Rows>(quads, a, height, panel, sums, out);
+}
+#endif
+
+struct SparsePanels {
+  const int8_t* data;
+  SparseShape shape;
+  bool in_place;  // expanded by every tile; otherwise once per panel, into scratch memory
+  ROOTS_INLINE const int8_t* panel(const Context& context, int64_t p, int64_t) const {
+    const int8_t* from = data + p * shape.panel_bytes();
+    if (in_place) return from;
+    auto* to = static_cast<int8_t*>(
+        context.scratch(context.host, 6, static_cast<size_t>(shape.dense.panel_bytes() + 1)));
+    for (int64_t q = 0; to && q < shape.dense.quads; ++q)
+      expand_quad(from + q * kQuadBytes, to + q * 2 * kHalf);
+    return to;
+  }
+  ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel,
+                         const int32_t* sums, int32_t (*out)[kPanel]) const {
+#if defined(__AVX512VBMI2__)
+    if (in_place) return sparse_dispatch(count, quads, a, height, panel, sums, out);
+#endif
+    i8_tile_dispatch(count, quads, a, height, panel, sums, out);
+  }
+};
+
+}  // namespace
+
+// weight (N, K) int8 <-> packed. Fails where four neighbouring inputs of an output hold more than two values.
+Status linear_24_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
+  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
+        "weight must be a contiguous int8 matrix");
+  const int64_t N = weight.shape[0], K = weight.shape[1];
+  const SparseShape shape(N, K);
+  CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
+  CHECK(packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  auto* bytes = data<int8_t>(packed);
+  auto* sums = bytes + shape.weight_bytes();
+  int32_t dense = 0;
+  context.parallel_for(shape.dense.panels, [&](int64_t p) {
+    int32_t total[kPanel] = {};
+    for (int64_t q = 0; q < shape.dense.quads; ++q) {
+      int8_t* quad = bytes + p * shape.panel_bytes() + q * kQuadBytes;
+      int8_t all[2 * kHalf] = {};
+      if (unpack) expand_quad(quad, all);
+      for (int64_t c = 0; c < kPanel && p * kPanel + c < N; ++c)
+        for (int64_t e = 0; e < kQuad && q * kQuad + e < K; ++e) {
+          int8_t& value = data<int8_t>(weight)[(p * kPanel + c) * K + q * kQuad + e];
+          if (unpack)
+            value = all[c * kQuad + e];
+          else
+            all[c * kQuad + e] = value;
+        }
+      if (unpack) continue;
+      for (int64_t half = 0; half < 2; ++half) {
+        uint64_t mask = 0;
+        int8_t kept[kKept] = {};
+        int64_t count = 0;
+        for (int64_t c = 0; c < kHalf / kQuad; ++c) {
+          // two of each four, zeros where there are fewer
+          int64_t own = 0;
+          for (int64_t e = 0; e < kQuad; ++e) own += all[half * kHalf + c * kQuad + e] != 0;
+          if (own > 2) {
+            __atomic_store_n(&dense, 1, __ATOMIC_RELAXED);
+            return;
+          }
+          int64_t spare = 2 - own;
+          for (int64_t e = 0; e < kQuad; ++e) {
+            const int64_t i = c * kQuad + e;
+            const int8_t value = all[half * kHalf + i];
+            if (value == 0 && spare-- <= 0) continue;
+            mask |= uint64_t{1} << i;
+            kept[count++] = value;
+            total[half * (kPanel / 2) + c] += value;
+          }
+        }
+        __builtin_memcpy(quad + half * kKept, kept, kKept);
+        __builtin_memcpy(quad + 2 * kKept + half * 8, &mask, 8);
+      }
+    }
+    if (!unpack) __builtin_memcpy(sums + p * kPanel * 4, total, sizeof total);
+  });
+  return dense ? "four neighbouring inputs of an output hold more than two values" : nullptr;
+}
+
+Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
+                      Tensor out, int64_t activation) {
+  if (const Status status = check_linear_i8(x, scale, bias, out, activation)) return status;
+  const SparseShape shape(out.shape[1], x.shape[1]);
+  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
+        "packed has the wrong size");
+  const auto* weights = data<int8_t>(packed);
+#if defined(__AVX512VBMI2__)
+  const bool in_place = x.shape[0] <= kI8Rows;
+#else
+  const bool in_place = false;
+#endif
+  return linear_i8(context, x, SparsePanels{weights, shape, in_place},
+                   reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, bias, out,
+                   activation);
+}
+
+}  // namespace ROOTS_ISA
+}  // namespace roots
