@@ -11,13 +11,14 @@ import { RootsError } from '../tensor/errors.js';
 /** An operation in words that every adapter understands: a name and sizes. */
 export type PeerSpec = { op: string } & Record<string, string | number | boolean>;
 
-export const peerNames = ['torch', 'onnxruntime'] as const;
+export const peerNames = ['torch', 'onnxruntime', 'openblas'] as const;
 export type PeerName = (typeof peerNames)[number];
 
 /** Programs for the Python that ROOTS_PEER_PYTHON names. */
 const scripts: Record<PeerName, string> = {
   torch: 'torch_kernels.py',
   onnxruntime: 'onnxruntime_kernels.py',
+  openblas: 'openblas_kernels.py',
 };
 
 export interface PeerInfo {
@@ -55,9 +56,12 @@ export class Peer {
         ...process.env,
         OMP_NUM_THREADS: String(threads),
         MKL_NUM_THREADS: String(threads),
+        OPENBLAS_NUM_THREADS: String(threads),
         // workers that spin 200 ms after a call, the default, would run beside whoever is timed next; calls of one turn follow each
         // other faster than this
         KMP_BLOCKTIME: '10',
+        // 2^24 cycles, some 5 ms
+        OPENBLAS_THREAD_TIMEOUT: '24',
       },
     });
     let errors = '';

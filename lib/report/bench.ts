@@ -1,4 +1,6 @@
 // A benchmark run as one page: every row with its share of the peak, and ratios to peers.
+import { peerNames } from '../bench/peers.js';
+import type { PeerName } from '../bench/peers.js';
 import type { BenchResult, BenchRow } from '../bench/kernels.js';
 import { page, table } from './page.js';
 import { barChart, escape, lineChart } from './svg.js';
@@ -42,7 +44,7 @@ function shares(rows: readonly BenchRow[]): string {
   );
 }
 
-function ratios(rows: readonly BenchRow[], peer: 'torch' | 'onnxruntime'): string {
+function ratios(rows: readonly BenchRow[], peer: PeerName): string {
   const shown = rows.filter((r) => r.peers[peer]);
   if (shown.length === 0) return '';
   return barChart(
@@ -63,7 +65,7 @@ export function benchReport(results: ReadonlyMap<string, BenchResult>, command: 
     const peers = Object.entries(r.peers).map(([peer, info]) =>
       typeof info === 'string' ? `${peer}: ${info}` : `${peer} ${info.version} (${info.settings})`,
     );
-    const names = (['torch', 'onnxruntime'] as const).filter((p) => r.rows.some((x) => x.peers[p]));
+    const names = peerNames.filter((p) => r.rows.some((x) => x.peers[p]));
     const peak = r.peak
       ? `; measured peak: float32 ${r.peak.f32.toFixed(0)} GFLOP/s, int8 ${r.peak.i8 === null ? 'none' : `${r.peak.i8.toFixed(0)} GOP/s`}, reading ${r.peak.readGBs.toFixed(1)} GB/s`
       : '';

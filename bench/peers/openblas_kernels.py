@@ -1,0 +1,102 @@
+# OpenBLAS as a peer of `roots bench`: cblas_sgemm of the library that ROOTS_OPENBLAS names, that the system has, or that NumPy or SciPy
+# bring along. Nothing but the standard library is needed. One JSON line per request, as torch_kernels.py.
+import ctypes
+import ctypes.util
+import glob
+import json
+import os
+import random
+import site
+import sys
+import time
+
+ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
+
+
+def candidates():
+    yield os.environ.get("ROOTS_OPENBLAS")
+    yield ctypes.util.find_library("openblas")
+    for folder in site.getsitepackages():
+        for library in ("scipy.libs", "numpy.libs"):
+            yield from sorted(glob.glob(os.path.join(folder, library, "libscipy_openblas*.so*")))
+
+
+def load():
+    for path in filter(None, candidates()):
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for prefix, suffix, integer in (("", "", ctypes.c_int), ("scipy_", "", ctypes.c_int), ("scipy_", "64_", ctypes.c_int64)):
+            if hasattr(library, f"{prefix}cblas_sgemm{suffix}"):
+                return path, lambda name: getattr(library, f"{prefix}{name}{suffix}"), integer
+    sys.exit("no OpenBLAS: name one with ROOTS_OPENBLAS")
+
+
+PATH, symbol, Integer = load()
+
+
+def floats(count):
+    block = [random.gauss(0, 1) for _ in range(4096)]
+    data = (ctypes.c_float * count)()
+    for at in range(0, count, 4096):
+        piece = block[: min(4096, count - at)]
+        data[at : at + len(piece)] = piece
+    return data
+
+
+def product(m, n, k, layout):
+    sgemm = symbol("cblas_sgemm")
+    a, b, c = floats(m * k), floats(k * n), floats(m * n)
+    ta, tb = layout[0] == "t", layout[1] == "t"
+    arguments = (
+        ctypes.c_int(ROW_MAJOR), ctypes.c_int(TRANSPOSED if ta else PLAIN), ctypes.c_int(TRANSPOSED if tb else PLAIN),
+        Integer(m), Integer(n), Integer(k), ctypes.c_float(1), a, Integer(m if ta else k), b, Integer(k if tb else n),
+        ctypes.c_float(0), c, Integer(n),
+    )
+    return lambda: sgemm(*arguments)
+
+
+def prepare(spec):
+    if spec.get("dtype", "float32") != "float32":
+        raise ValueError("float32 only")
+    if spec["op"] == "matmul":
+        return product(spec["m"], spec["n"], spec["k"], spec["layout"])
+    if spec["op"] == "linear":
+        return product(spec["m"], spec["n"], spec["k"], "nt")
+    raise ValueError(f"no {spec['op']}")
+
+
+def answer(value):
+    print(json.dumps(value), flush=True)
+
+
+def main():
+    threads = int(sys.argv[1])
+    symbol("openblas_set_num_threads")(ctypes.c_int(threads))
+    config = symbol("openblas_get_config")
+    config.restype = ctypes.c_char_p
+    version = next((w for w in config().decode().split() if w[0].isdigit()), "unknown")
+    answer({"name": "openblas", "version": version, "settings": f"{threads} threads, cblas_sgemm of {os.path.basename(PATH)}"})
+    call = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "prepare" in request:
+                call = prepare(request["prepare"])
+                call()
+                answer({"ready": True})
+            else:
+                repeat = request["run"]
+                start = time.perf_counter()
+                while time.perf_counter() - start < 0.01:  # threads wake, caches fill; not timed
+                    call()
+                start = time.perf_counter()
+                for _ in range(repeat):
+                    call()
+                answer({"ms": (time.perf_counter() - start) * 1000 / repeat})
+        except Exception as error:  # a peer without an operation is named as such, the run goes on
+            answer({"error": f"{type(error).__name__}: {error}"})
+
+
+main()
