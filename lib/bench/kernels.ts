@@ -95,7 +95,7 @@ function at(sorted: readonly number[], q: number): number {
 
 function topOf(kind: Kind, peak: Peak | null): number | null {
   if (!peak) return null;
-  return { f32: peak.f32, bf16: null, i8: peak.i8, bytes: null }[kind];
+  return { f32: peak.f32, bf16: peak.bf16, i8: peak.i8, bytes: null }[kind];
 }
 
 /** Times one case in turns (A B C A B C …) with the peers that have it. */

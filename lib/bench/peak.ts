@@ -7,6 +7,7 @@ export interface Peak {
   /** Multiply-adds counted as two, in 10^9 per second; null where the instruction set has no such instruction. */
   f32: number;
   f64: number;
+  bf16: number | null;
   i8: number | null;
   /** Reading memory beyond the caches, in 10^9 bytes per second. */
   readGBs: number;
@@ -50,18 +51,20 @@ export async function measurePeak(): Promise<Peak> {
   const chunks = 8 * threads;
   const width = vectorBytes[cpuIsa()] ?? 16;
   const out = empty([chunks], 'float64');
-  const rate = async (kind: 0 | 1 | 2, lanes: number): Promise<number> => {
+  const rate = async (kind: 0 | 1 | 2 | 3, lanes: number): Promise<number | null> => {
     const iterations = 400_000;
     const ms = await bestMs(() => kernels.probe_fma(out, kind, iterations), 8);
+    if (out.dataSync()[0] === -1) return null;
     return (chunks * iterations * 12 * 2 * lanes) / (ms * 1e6);
   };
-  const f32 = await rate(0, width / 4);
-  const f64 = await rate(1, width / 8);
-  const i8 = cpuIsa() === 'avx512_vnni' ? await rate(2, width) : null;
+  const f32 = (await rate(0, width / 4))!;
+  const f64 = (await rate(1, width / 8))!;
+  const bf16 = await rate(3, width / 2);
+  const i8 = await rate(2, width);
   const data = zeros([1 << 26]);
   const sums = empty([64], 'float64');
   const readMs = await bestMs(() => kernels.probe_read(data, sums), 6);
   const readGBs = (data.size * 4) / (readMs * 1e6);
   for (const t of [out, data, sums]) t.dispose();
-  return { f32, f64, i8, readGBs, threads };
+  return { f32, f64, bf16, i8, readGBs, threads };
 }

@@ -21,6 +21,7 @@ function roofline({ rows, peak }: BenchResult): string {
     'Roofline: above the slope, operands came from a cache',
     [
       { name: 'float32 roof', points: roof(peak.f32) },
+      ...(peak.bf16 === null ? [] : [{ name: 'bf16 roof', points: roof(peak.bf16) }]),
       ...(peak.i8 === null ? [] : [{ name: 'int8 roof', points: roof(peak.i8) }]),
       { name: 'float kernels', points: dots('GFLOP/s'), scatter: true },
       { name: 'int8 kernels', points: dots('GOP/s'), scatter: true },
@@ -67,7 +68,7 @@ export function benchReport(results: ReadonlyMap<string, BenchResult>, command: 
     );
     const names = peerNames.filter((p) => r.rows.some((x) => x.peers[p]));
     const peak = r.peak
-      ? `; measured peak: float32 ${r.peak.f32.toFixed(0)} GFLOP/s, int8 ${r.peak.i8 === null ? 'none' : `${r.peak.i8.toFixed(0)} GOP/s`}, reading ${r.peak.readGBs.toFixed(1)} GB/s`
+      ? `; measured peak: float32 ${r.peak.f32.toFixed(0)} GFLOP/s, bf16 ${r.peak.bf16?.toFixed(0) ?? 'none'}, int8 ${r.peak.i8 === null ? 'none' : `${r.peak.i8.toFixed(0)} GOP/s`}, reading ${r.peak.readGBs.toFixed(1)} GB/s`
       : '';
     return (
       `<h2>${escape(name)}</h2><p>${r.machine.threads} threads, ${escape(r.machine.isa)}${peak}. ${escape(peers.join('; '))}</p>` +

@@ -22,6 +22,7 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
 #elif defined(ROOTS_BF16_LEVEL)
   table->matmul_bf16 = ROOTS_ISA::matmul_bf16;
   table->linear_bf16 = ROOTS_ISA::linear_bf16;
+  table->probe_fma = ROOTS_ISA::probe_fma;
   table->linear_packed = ROOTS_ISA::linear_packed;
   table->attention_bf16_forward = ROOTS_ISA::attention_bf16_forward;
 #else

@@ -27,40 +27,54 @@ T fma_chain(int64_t iterations) {
   return horizontal_sum(sum);
 }
 
+#if defined(__AVX512VNNI__)
+template <class Step>
+double dot_chain(__m512i a, int64_t iterations, const Step& step) {
+  __m512i acc[12];
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) acc[j] = _mm512_setzero_si512();
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) step(acc[j], a, a);
+  }
+  __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) sum = _mm512_xor_si512(sum, acc[j]);
+  int32_t lanes[16];
+  _mm512_storeu_si512(lanes, sum);
+  return lanes[0] & 1;
+}
+#endif
+
 }  // namespace
 
-// out (chunks) float64; kind 0: float32, 1: float64, 2: int8. Each chunk runs `iterations` x 12 vector
+// out (chunks) float64; kind 0: float32, 1: float64, 2: int8, 3: bf16, which are -1 where
+// there is no such instruction. Each chunk runs `iterations` x 12 vector
 // operations: flops = chunks * iterations * 12 * 2 * width, width = bytes of a vector / size of an element.
 Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t iterations) {
   CHECK(out.rank == 1 && out.dtype == DType::f64 && is_contiguous(out), "out must be a float64 vector");
-  CHECK(kind >= 0 && kind <= 2, "kind is 0, 1 or 2");
+  CHECK(kind >= 0 && kind <= 3, "kind is 0 to 3");
   context.parallel_for(out.shape[0], [&](int64_t chunk) {
     double result = 0;
     if (kind == 0) {
       result = fma_chain<float>(iterations);
     } else if (kind == 1) {
       result = fma_chain<double>(iterations);
-    } else {
+    } else if (kind == 2) {
 #if defined(__AVX512VNNI__)
-      __m512i acc[12];
-      const __m512i a = _mm512_set1_epi32(0x01020304), b = _mm512_set1_epi32(0x01010101);
-#pragma GCC unroll 12
-      for (int j = 0; j < 12; ++j) acc[j] = _mm512_set1_epi32(j);
-      for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 12
-        for (int j = 0; j < 12; ++j) {
-          acc[j] = _mm512_dpbusd_epi32(acc[j], a, b);
-          __asm__ volatile("" : "+v"(acc[j]));
-        }
-      }
-      __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 12
-      for (int j = 0; j < 12; ++j) sum = _mm512_add_epi32(sum, acc[j]);
-      int32_t lanes[16];
-      _mm512_storeu_si512(lanes, sum);
-      result = lanes[0];
+      result = dot_chain(_mm512_set1_epi32(0x01020304), iterations, [](__m512i& sum, __m512i a, __m512i b) {
+        __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+      });
 #else
       result = -1;  // no dot-product instruction at this level
+#endif
+    } else {
+#if defined(__AVX512BF16__)
+      result = dot_chain(_mm512_set1_epi32(0x3f803f80), iterations, [](__m512i& sum, __m512i a, __m512i b) {
+        __asm__ volatile("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+      });
+#else
+      result = -1;
 #endif
     }
     data<double>(out)[chunk] = result;

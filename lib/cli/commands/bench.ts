@@ -157,7 +157,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
         if (!peak) process.stdout.write(`${machine.isa}\n`);
         else
           process.stdout.write(
-            `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; peak: float32 ${peak.f32.toFixed(0)} GFLOP/s, int8 ${peak.i8 === null ? 'none' : `${peak.i8.toFixed(0)} GOP/s`}, reading ${peak.readGBs.toFixed(1)} GB/s\n`,
+            `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; peak: float32 ${peak.f32.toFixed(0)} GFLOP/s, bf16 ${peak.bf16?.toFixed(0) ?? 'none'}, int8 ${peak.i8 === null ? 'none' : `${peak.i8.toFixed(0)} GOP/s`}, reading ${peak.readGBs.toFixed(1)} GB/s\n`,
           );
       }
     }
