@@ -44,6 +44,7 @@ export const trainingOptionSpecs: OptionSpecs = {
   clip: { type: 'string' },
   'label-smoothing': { type: 'string' },
   bf16: { type: 'boolean' },
+  fp16: { type: 'boolean' },
   checkpointing: { type: 'boolean' },
   seed: { type: 'string' },
   'log-every': { type: 'string' },
@@ -65,6 +66,7 @@ export const trainingUsage: string = `  --text FILE…             text, .jsonl 
   --lr X  --schedule NAME  --warmup N  --min-lr-rate R  --weight-decay X  --clip X  --label-smoothing R
   --optimizer ${optimizerNames.join('|')}
   --bf16                   matrix products in bfloat16, weights in float32
+  --fp16                   matrix products in float16 with a dynamic loss scale
   --checkpointing          recompute blocks in the backward pass: less memory, a third more time
   --log-every N  --eval-every N  --save-every N  --keep-checkpoints N
   --patience N  --best-at-end   stop after N evaluations without improvement; end with the best weights
@@ -104,6 +106,7 @@ export function trainingOptions(values: Values): PartialTrainingOptions {
       maxGradNorm: numberOption(values, 'clip'),
       labelSmoothingFactor: numberOption(values, 'label-smoothing'),
       bf16: values['bf16'] === true ? true : undefined,
+      fp16: values['fp16'] === true ? true : undefined,
       gradientCheckpointing: values['checkpointing'] === true ? true : undefined,
       seed: integerOption(values, 'seed'),
       loggingSteps: integerOption(values, 'log-every'),

@@ -2,8 +2,11 @@
 import { productDtype } from '../autograd/modes.js';
 import type { ProductDtype } from '../autograd/modes.js';
 import * as kernels from '../native/kernels.gen.js';
+import type { TensorArg } from '../native/load.js';
+import { empty } from '../tensor/create.js';
 import { isHalf } from '../tensor/dtype.js';
 import type { DType } from '../tensor/dtype.js';
+import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { cast } from './cast.js';
 import * as check from './check.js';
@@ -18,12 +21,27 @@ export function restore(y: Tensor, dtype: DType): Tensor {
   return isHalf(dtype) ? cast(y, dtype) : y;
 }
 
-/** The kernels for products of `dtype` operands: in bfloat16 inside autocast(), for float32 alone. */
-export function productKernels(
-  dtype: DType,
-  precision: ProductDtype = productDtype(),
-): { matmul: typeof kernels.matmul; linear: typeof kernels.linear } {
-  return dtype === 'float32' && precision === 'bfloat16'
+type Products = { matmul: typeof kernels.matmul; linear: typeof kernels.linear };
+
+/** The kernels for products of `dtype` operands: in half precision inside autocast(), for float32 alone. */
+export function productKernels(dtype: DType, precision: ProductDtype = productDtype()): Products {
+  if (dtype !== 'float32' || precision === 'float32') return kernels;
+  return precision === 'bfloat16'
     ? { matmul: kernels.matmul_bf16, linear: kernels.linear_bf16 }
-    : { matmul: kernels.matmul, linear: kernels.linear };
+    : throughFloat16;
+}
+
+/** float32 kernels of operands that have been through float16: no device here multiplies float16 numbers itself. */
+const throughFloat16: Products = {
+  matmul: (a, b, out, accumulate) =>
+    tidy(() => kernels.matmul(rounded(a), rounded(b), out, accumulate)),
+  linear: (x, weight, ...rest) => tidy(() => kernels.linear(rounded(x), rounded(weight), ...rest)),
+};
+
+function rounded(t: TensorArg): Tensor {
+  const half = empty(t.shape, 'float16');
+  kernels.copy(t, half);
+  const wide = empty(t.shape, 'float32');
+  kernels.copy(half, wide);
+  return wide;
 }

@@ -2,6 +2,7 @@
 // computed right there, while the logits are at hand (as in Liger Kernel, arXiv 2410.10989, section 3.2).
 import { timesUpstream } from '../autograd/backward.js';
 import { record, willRecord } from '../autograd/record.js';
+import { productDtype } from '../autograd/modes.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, full } from '../tensor/create.js';
 import { isHalf } from '../tensor/dtype.js';
@@ -62,7 +63,9 @@ export function linearCrossEntropy(
     );
   const rows = lead.reduce((a, d) => a * d, 1);
   const step = Math.max(1, Math.min(rows, Math.floor(maxLogits / Math.max(1, classes))));
-  const { linear, matmul } = productKernels(x.dtype);
+  // these gradients are made before a loss scale reaches them: in float16 many would vanish
+  const { linear } = productKernels(x.dtype);
+  const { matmul } = productDtype() === 'float16' ? kernels : productKernels(x.dtype);
   const recording = willRecord(x, weight);
   const { dtype } = x;
   return tidy(() => {

@@ -2,6 +2,7 @@
 // operation, a few rows at a time, gradients computed while the logits are at hand.
 import { timesUpstream } from '../autograd/backward.js';
 import { record, willRecord } from '../autograd/record.js';
+import { productDtype } from '../autograd/modes.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { ShapeError } from '../tensor/errors.js';
@@ -46,7 +47,9 @@ export function linearKlDiv(
   const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
   const step = Math.max(1, Math.min(rows, Math.floor(maxLogits / Math.max(1, classes))));
-  const { linear, matmul } = productKernels(x.dtype);
+  // these gradients are made before a loss scale reaches them: in float16 many would vanish
+  const { linear } = productKernels(x.dtype);
+  const { matmul } = productDtype() === 'float16' ? kernels : productKernels(x.dtype);
   const recording = willRecord(x, weight);
   const { dtype } = x;
   return tidy(() => {

@@ -53,7 +53,7 @@ export interface TrainingOptions {
   seed: number;
   /** Matrix products in bfloat16 with float32 weights and sums. */
   bf16: boolean;
-  /** float16 with loss scaling: CUDA only. */
+  /** Matrix products in float16 with a dynamic loss scale, float32 weights and sums. No faster than float32 on these devices. */
   fp16: boolean;
   gradientCheckpointing: boolean;
   labelSmoothingFactor: number;
@@ -181,10 +181,8 @@ export class TrainingArguments {
     check.oneOf(op, 'saveStrategy', a.saveStrategy, strategies);
     check.oneOf(op, 'nanPolicy', a.nanPolicy, nanPolicies);
     for (const reporter of a.reportTo) check.oneOf(op, 'reportTo', reporter, reporters);
-    if (a.fp16)
-      throw new OptionError(
-        `${op}: fp16 with loss scaling applies to CUDA devices; on the CPU use bf16, which needs no loss scale`,
-      );
+    if (a.fp16 && a.bf16)
+      throw new OptionError(`${op}: fp16 and bf16 exclude each other; bf16 needs no loss scale`);
     if (a.loadBestModelAtEnd && (a.evalStrategy === 'no' || a.saveStrategy !== a.evalStrategy))
       throw new OptionError(
         `${op}: loadBestModelAtEnd needs evalStrategy and saveStrategy to be the same and not "no", got ${JSON.stringify(a.evalStrategy)} and ${JSON.stringify(a.saveStrategy)}`,

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import * as check from '../ops/check.js';
 import { backward } from '../autograd/backward.js';
 import { autocast, noGrad } from '../autograd/modes.js';
+import { initialLossScale, nextLossScale } from './loss_scaler.js';
+import type { LossScale } from './loss_scaler.js';
 import { permuted } from '../data/dataset.js';
 import type { Dataset } from '../data/dataset.js';
 import { replaceFile } from '../io/checkpoint.js';
@@ -24,6 +26,7 @@ import { trainingReport } from '../report/training.js';
 import type { LogEntry } from '../report/training.js';
 import { OptionError, RootsError } from '../tensor/errors.js';
 import { defaultGenerator, manualSeed, restoreGenerator } from '../tensor/random.js';
+import { full } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { TrainingArguments } from './arguments.js';
@@ -58,6 +61,8 @@ export interface TrainerState {
   bestCheckpoint: string | null;
   evaluationsWithoutImprovement: number;
   skippedSteps: number;
+  /** With fp16. */
+  lossScale: LossScale;
   history: LogEntry[];
 }
 
@@ -151,6 +156,7 @@ const emptyState = (maxSteps: number): TrainerState => ({
   bestCheckpoint: null,
   evaluationsWithoutImprovement: 0,
   skippedSteps: 0,
+  lossScale: initialLossScale(),
   history: [],
 });
 
@@ -289,7 +295,8 @@ export class Trainer<M extends Module, B, E = B> {
   }
 
   #inPrecision<T>(fn: () => T): T {
-    return this.args.bf16 ? autocast('bfloat16', fn) : fn();
+    const { bf16, fp16 } = this.args;
+    return bf16 ? autocast('bfloat16', fn) : fp16 ? autocast('float16', fn) : fn();
   }
 
   async #openLoggers(): Promise<void> {
@@ -331,6 +338,16 @@ export class Trainer<M extends Module, B, E = B> {
     while (state.step < state.maxSteps) {
       const result = await this.#step();
       const epochEnded = state.position >= this.#o.trainDataset.length;
+      if (args.fp16 && Number.isFinite(result.loss)) {
+        // gradients that overflowed were scaled too far: nothing is wrong with the run
+        const next = nextLossScale(state.lossScale, result.finite);
+        if (next) state.lossScale = next;
+        if (next && !result.finite) {
+          state.skippedSteps++;
+          if (epochEnded) this.#nextEpoch();
+          continue;
+        }
+      }
       if (!result.finite) {
         badInARow++;
         await this.#notFinite(result, badInARow);
@@ -429,6 +446,7 @@ export class Trainer<M extends Module, B, E = B> {
     const losses: Tensor[] = [];
     let tokens = 0;
     optimizer.scaleLr(this.#schedule(state.step));
+    const lossScale = args.fp16 ? state.lossScale.factor : 1;
     for (let micro = 0; micro < args.gradientAccumulationSteps; micro++) {
       if (state.position >= this.#o.trainDataset.length) break;
       const batch = await this.#o.trainDataset.get(this.#nextIndices(), state.epoch);
@@ -436,7 +454,8 @@ export class Trainer<M extends Module, B, E = B> {
       losses.push(
         tidy(() => {
           const { loss } = this.#inPrecision(() => this.#objective.loss(this.model, batch));
-          backward(loss);
+          if (lossScale === 1) backward(loss);
+          else backward(loss, full([], lossScale, { dtype: 'float32', device: loss.device }));
           return loss.detach();
         }),
       );
@@ -444,7 +463,7 @@ export class Trainer<M extends Module, B, E = B> {
     const scale = gradientScale(this.#parameters, {
       maxNorm: args.maxGradNorm,
       loss: losses.at(-1)!,
-      inverseScale: 1 / losses.length,
+      inverseScale: 1 / (losses.length * lossScale),
     });
     try {
       optimizer.step({ scale });
@@ -615,6 +634,7 @@ export class Trainer<M extends Module, B, E = B> {
       gradientAccumulationSteps: args.gradientAccumulationSteps,
       optim: args.optim,
       bf16: args.bf16,
+      fp16: args.fp16,
       data: this.#o.trainDataset.fingerprint,
     };
   }
@@ -667,7 +687,9 @@ export class Trainer<M extends Module, B, E = B> {
     this.optimizer.loadStateDict(optimizer);
     const { maxSteps } = this.state;
     for (const key of Object.keys(this.state) as (keyof TrainerState)[])
-      (this.state as unknown as Record<string, unknown>)[key] = saved[key];
+      // checkpoints of earlier versions lack what came later
+      if (saved[key] !== undefined)
+        (this.state as unknown as Record<string, unknown>)[key] = saved[key];
     this.state.maxSteps = maxSteps;
     const generator = saved['generator'] as { seed: number; position: number };
     restoreGenerator(generator.seed, generator.position);

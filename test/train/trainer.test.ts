@@ -49,7 +49,7 @@ function fingerprint(root: string, step: number): string {
   const state = JSON.parse(
     readFileSync(join(root, `checkpoint-${step}`, 'trainer_state.json'), 'utf8'),
   ) as Record<string, unknown>;
-  for (const key of ['step', 'epoch', 'position', 'tokens', 'generator'])
+  for (const key of ['step', 'epoch', 'position', 'tokens', 'generator', 'lossScale'])
     hash.update(JSON.stringify(state[key]));
   return hash.digest('hex');
 }
@@ -74,6 +74,7 @@ const cases: [string, Args, ('gpt2' | 'llama' | 'lstm')?][] = [
   ['8-bit AdamW', { optim: 'adamw_8bit' }],
   ['accumulation of 3', { gradientAccumulationSteps: 3 }],
   ['bf16 and activation checkpointing', { bf16: true, gradientCheckpointing: true }],
+  ['fp16 with a loss scale', { fp16: true }],
   ['Llama', {}, 'llama'],
   ['LSTM', {}, 'lstm'],
 ];
@@ -337,6 +338,28 @@ describe('losses that are not finite (N5)', () => {
     expect([result.steps, result.skippedSteps]).toEqual([12, 1]);
     expect(Number.isFinite(result.trainLoss)).toBe(true);
   });
+  it('fp16: gradients that overflow lower the loss scale, and the run learns as in float32', async () => {
+    const args: Args = { maxSteps: 40, loggingSteps: 1, saveStrategy: 'no' };
+    const losses: number[][] = [];
+    for (const fp16 of [false, true]) {
+      const trainer = await tinyTrainer({ outputDir: folder(), ...args, fp16 }, { dropout: 0 });
+      // far too large: 2^40 times a gradient is beyond 65504
+      trainer.state.lossScale.factor = 2 ** 40;
+      const result = await trainer.train();
+      expect(result.steps).toBe(40);
+      const { factor, steps } = trainer.state.lossScale;
+      if (fp16) {
+        expect(result.skippedSteps).toBeGreaterThan(5);
+        expect(factor).toBe(2 ** (40 - result.skippedSteps));
+        expect(steps).toBeGreaterThan(20);
+      } else expect([result.skippedSteps, factor]).toEqual([0, 2 ** 40]);
+      losses.push(trainer.state.history.flatMap((e) => e['loss'] ?? []));
+    }
+    const [wide, half] = losses as [number[], number[]];
+    expect(half.at(-1)!).toBeLessThan(wide[0]! - 0.3);
+    // skipped batches shift the data, so only the level can be compared
+    expect(Math.abs(half.at(-1)! - wide.at(-1)!)).toBeLessThan(0.3);
+  });
   it('rollback: goes back to the last checkpoint and past the bad batch', async () => {
     const trainer = await setUp('rollback', folder());
     const result = await trainer.train();
@@ -499,7 +522,7 @@ describe('Trainer', () => {
   it('names wrong options', async () => {
     const bad: [Args, RegExp][] = [
       [{ learningRate: -1 }, /learningRate must be a number from 0/],
-      [{ fp16: true }, /fp16 .* CUDA/],
+      [{ fp16: true, bf16: true }, /fp16 and bf16 exclude each other/],
       [{ perDeviceTrainBatchSize: 0 }, /perDeviceTrainBatchSize/],
       [{ optim: 'adamax' as 'adam' }, /optim must be one of/],
       [{ lrSchedulerType: 'cos' as 'cosine' }, /lrSchedulerType/],
