@@ -183,7 +183,10 @@ function int8(sizes: readonly number[]): Case[] {
     (['f32', 'w8a8', 'w8a16', 'w4a16'] as const).map((w) => weightCase(w, m, 3072, 768)),
   );
   // beyond L3, where decoding is bound by the bytes of weights
-  const large = (['w8a8', 'w8a8 2:4'] as const).map((w) => weightCase(w, 1, 49152, 4096));
+  const large =
+    Math.max(...sizes) < 512
+      ? []
+      : (['w8a8', 'w8a8 2:4'] as const).map((w) => weightCase(w, 1, 49152, 4096));
   return [...square, ...few, ...large];
 }
 

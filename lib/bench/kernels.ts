@@ -18,6 +18,7 @@ import { measurePeak } from './peak.js';
 import type { Peak } from './peak.js';
 import { Peer } from './peers.js';
 import type { PeerInfo, PeerName } from './peers.js';
+import { NaivePeer } from './naive.js';
 
 export { benchNames, suites } from './cases.js';
 export type { BenchName } from './cases.js';
@@ -103,7 +104,7 @@ async function measure(
   c: Case,
   isa: string,
   peak: Peak | null,
-  peers: ReadonlyMap<PeerName, Peer>,
+  peers: ReadonlyMap<PeerName, Peer | NaivePeer>,
 ): Promise<BenchRow> {
   const inputs = c.inputs();
   try {
@@ -111,7 +112,7 @@ async function measure(
     const warm = performance.now() + (c.warmMs ?? 0);
     while (performance.now() < warm) await mine(1);
     const repeat = await calibrate(mine);
-    const rivals: { name: PeerName; peer: Peer; repeat: number; ms: number[] }[] = [];
+    const rivals: { name: PeerName; peer: Peer | NaivePeer; repeat: number; ms: number[] }[] = [];
     if (c.peer)
       for (const [name, peer] of peers)
         if (await peer.prepare(c.peer))
@@ -170,14 +171,14 @@ export async function bench(
 ): Promise<BenchResult> {
   const before = getThreads();
   if (options.threads !== undefined) setThreads(options.threads);
-  const running = new Map<PeerName, Peer>();
+  const running = new Map<PeerName, Peer | NaivePeer>();
   const peers: BenchResult['peers'] = {};
   try {
     const device = defaultDevice();
     const { isa } = devices().find((d) => d.device === device)!;
     const peak = device === 'cpu' ? await measurePeak() : null;
     for (const peer of options.peers ?? []) {
-      const started = await Peer.start(peer, getThreads());
+      const started = peer === 'naive' ? new NaivePeer() : await Peer.start(peer, getThreads());
       if (typeof started === 'string') peers[peer] = started;
       else {
         running.set(peer, started);

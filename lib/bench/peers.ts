@@ -11,11 +11,14 @@ import { RootsError } from '../tensor/errors.js';
 /** An operation in words that every adapter understands: a name and sizes. */
 export type PeerSpec = { op: string } & Record<string, string | number | boolean>;
 
-export const peerNames = ['torch', 'onnxruntime', 'openblas'] as const;
-export type PeerName = (typeof peerNames)[number];
+export const libraryNames = ['torch', 'onnxruntime', 'openblas'] as const;
+export type LibraryName = (typeof libraryNames)[number];
+/** All that rows can be compared with; `naive` is our own plain code. */
+export type PeerName = LibraryName | 'naive';
+export const peerNames: readonly PeerName[] = [...libraryNames, 'naive'];
 
 /** Programs for the Python that ROOTS_PEER_PYTHON names. */
-const scripts: Record<PeerName, string> = {
+const scripts: Record<LibraryName, string> = {
   torch: 'torch_kernels.py',
   onnxruntime: 'onnxruntime_kernels.py',
   openblas: 'openblas_kernels.py',
@@ -47,7 +50,7 @@ export class Peer {
   }
 
   /** Starts a peer, or says why it is not there. */
-  static async start(name: PeerName, threads: number): Promise<Peer | string> {
+  static async start(name: LibraryName, threads: number): Promise<Peer | string> {
     const python = process.env['ROOTS_PEER_PYTHON'];
     if (!python) return 'absent: ROOTS_PEER_PYTHON names no Python';
     const script = fileURLToPath(new URL(`../../bench/peers/${scripts[name]}`, import.meta.url));

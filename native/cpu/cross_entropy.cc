@@ -9,6 +9,8 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
+constexpr int64_t kStreamedBytes = int64_t{64} << 20;
+
 ROOTS_INLINE int64_t target_at(const Tensor& targets, int64_t r) {
   return targets.dtype == DType::i32 ? data<int32_t>(targets)[r] : data<int64_t>(targets)[r];
 }
@@ -54,7 +56,11 @@ Status backward(const Context& context, const T* dloss, const Tensor& logits, co
                 const T* lse, const Tensor& dlogits, int64_t ignore_index, double smoothing, int64_t rows,
                 int64_t width) {
   using V = Vec<T>;
+  constexpr int64_t W = V::kWidth;
   const T uniform = static_cast<T>(smoothing / static_cast<double>(width));
+  // a result that no cache holds is written past them: reading the old contents first would cost a third
+  const bool streams =
+      dlogits.data != logits.data && rows * width * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* x = data<T>(logits) + r * width;
@@ -66,11 +72,22 @@ Status backward(const Context& context, const T* dloss, const Tensor& logits, co
       }
       const V g(dloss[r]), shift(lse[r]), u(uniform);
       // x - lse <= 0
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        (g * (exp_below(V::load_partial(x + i, n) - shift) - u)).store_partial(d + i, n);
-      });
+      const auto piece = [&](int64_t i, int64_t n) {
+        return g * (exp_below(V::load_partial(x + i, n) - shift) - u);
+      };
+      if (streams) {
+        const int64_t to_line =
+            (-reinterpret_cast<intptr_t>(d) & (kVectorBytes - 1)) / static_cast<int64_t>(sizeof(T));
+        int64_t i = to_line < width ? to_line : width;
+        piece(0, i).store_partial(d, i);
+        for (; i + W <= width; i += W) piece(i, W).stream(d + i);
+        if (i < width) piece(i, width - i).store_partial(d + i, width - i);
+      } else {
+        each_vector<T>(width, [&](int64_t i, int64_t n) { piece(i, n).store_partial(d + i, n); });
+      }
       d[target] -= dloss[r] * static_cast<T>(1 - smoothing);
     }
+    if (streams) finish_streams();
   });
   return nullptr;
 }

@@ -77,6 +77,19 @@ struct Vec {
 
   static ROOTS_INLINE Vec load(const T* p) { return *reinterpret_cast<const RawUnaligned*>(p); }
   ROOTS_INLINE void store(T* p) const { *reinterpret_cast<RawUnaligned*>(p) = v; }
+  // Past the caches, to an address that is a multiple of the vector: for results larger than the caches. Call
+  // finish_streams() after the last.
+  ROOTS_INLINE void stream(T* p) const {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__x86_64__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+    store(p);
+#endif
+  }
   // The first n elements, 0 <= n <= kWidth; the rest are zero.
   static ROOTS_INLINE Vec load_partial(const T* p, int64_t n) {
     if (n == kWidth) return load(p);
@@ -117,6 +130,13 @@ struct Vec {
   friend ROOTS_INLINE Mask operator==(Vec a, Vec b) { return a.v == b.v; }
   friend ROOTS_INLINE Mask operator!=(Vec a, Vec b) { return a.v != b.v; }
 };
+
+// Orders streamed stores before whatever tells another thread that they are done.
+ROOTS_INLINE void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
 
 template <class T>
 ROOTS_INLINE Vec<T> select(typename Vec<T>::Mask mask, Vec<T> a, Vec<T> b) {

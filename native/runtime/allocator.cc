@@ -7,6 +7,9 @@ namespace {
 
 // Free blocks above this share of the peak go back to the system instead of into the cache.
 constexpr int64_t kMinimumCache = int64_t{256} << 20;
+// What rounding adds to a few large blocks: a program that needs two blocks in turn would otherwise return
+// and fetch one of them each time.
+constexpr int64_t kSlack = 8 * static_cast<int64_t>(kLargeBlock);
 
 int64_t default_limit(const Backend* backend) {
   if (const int64_t bytes = backend->memory_bytes(); bytes > 0) return bytes / 20 * 19;
@@ -20,7 +23,8 @@ size_t size_class(size_t bytes) {
   if (bytes <= 64) return 64;
   size_t power = 64;
   while (power * 2 < bytes) power *= 2;
-  const size_t step = power / 8 < 64 ? 64 : power / 8;
+  // large blocks to whole huge pages: what rounding adds would count against the cache
+  const size_t step = power / 8 < 64 ? 64 : power / 8 < kLargeBlock ? power / 8 : kLargeBlock;
   return (bytes + step - 1) / step * step;
 }
 
@@ -80,7 +84,7 @@ void Allocator::drop_cache_locked() {
 
 bool Allocator::may_keep(size_t rounded) const {
   const int64_t keep = stats_.peak_bytes > kMinimumCache ? stats_.peak_bytes : kMinimumCache;
-  return stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) <= keep;
+  return stats_.live_bytes + stats_.cached_bytes + static_cast<int64_t>(rounded) <= keep + kSlack;
 }
 
 void Allocator::make_room_locked(size_t rounded) {

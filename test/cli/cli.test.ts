@@ -4,7 +4,13 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { BenchResult } from '../../lib/bench/kernels.js';
-import { describeWithFixtures, fixture, fixtureJson, temporaryFolder } from '../harness.js';
+import {
+  describeWithFixtures,
+  fixture,
+  fixtureJson,
+  hasFixtures,
+  temporaryFolder,
+} from '../harness.js';
 
 const main = new URL('../../dist/cli/main.js', import.meta.url).pathname;
 const work = temporaryFolder('cli');
@@ -232,6 +238,17 @@ describe('bench', () => {
     for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.1);
     expect(roots('bench', 'train', '--sizes', '99').err).toMatch(/sizes must be among 128, 768/);
   });
+  it.skipIf(!hasFixtures)('model times prefill and one token in both precisions (G28)', () => {
+    const folder = fixture('checkpoints/gpt2-shakespeare');
+    const r = json('bench', 'model', folder, '--threads', '2') as unknown as BenchResult;
+    expect(r.rows.map((row) => row.kernel)).toEqual([
+      'prefill float32',
+      'decode one token float32',
+      'prefill bfloat16',
+      'decode one token bfloat16',
+    ]);
+    for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.01);
+  });
   it('ends quietly when nobody reads its output any more', () => {
     const r = spawnSync(
       'bash',
@@ -291,8 +308,10 @@ describe('bench', () => {
     const lost = roots(...small, '--html', join(work, 'none', 'x.html'));
     expect([lost.status, lost.out]).toEqual([1, '']);
     expect(lost.err).toMatch(/--html .* is no folder; make it first/);
-    const compared = json(...small, '--compare', 'baseline') as unknown as BenchResult;
+    const compared = json(...small, '--compare', 'baseline,naive') as unknown as BenchResult;
     expect(compared.rows.map((r) => r.isa)).toContain('baseline');
+    expect(compared.rows[0]!.peers.naive!.ratio).toBeGreaterThan(0);
+    expect(compared.peers).toHaveProperty('naive.settings', '1 thread, plain TypeScript loops');
     expect(compared.rows.filter((r) => r.kernel.endsWith('[baseline]')).length).toBe(5);
     expect(roots(...small, '--compare', 'sse').err).toMatch(/--compare must be one of/);
   });

@@ -488,6 +488,25 @@ describe('random numbers', () => {
 });
 
 describe('bad input', () => {
+  it.skipIf(process.env['ROOTS_TEST_DEVICE'] === 'cuda')(
+    'crossEntropy of 70 MB of logits, written past the caches, has the bits of its parts (C15)',
+    async () => {
+      const [rows, width, part] = [350, 50257, 35];
+      const x = roots.randn([rows, width], { generator: new roots.Generator(3) }).setRequiresGrad();
+      const targets = roots.tensor(Int32Array.from({ length: rows }, (_, i) => (i * 997) % width));
+      roots.crossEntropy(x, targets, { reduction: 'sum' }).backward();
+      for (let from = 0; from < rows; from += part) {
+        const piece = roots
+          .slice(x.detach(), 0, from, from + part)
+          .clone()
+          .setRequiresGrad();
+        const own = roots.slice(targets, 0, from, from + part);
+        roots.crossEntropy(piece, own, { reduction: 'sum' }).backward();
+        const whole = roots.slice(x.grad!, 0, from, from + part);
+        expect(roots.equal(whole, piece.grad!).min().itemSync()).toBe(1);
+      }
+    },
+  );
   it('explains shape mistakes', () => {
     expect(() => roots.matmul(normal(8, 64), normal(32, 16))).toThrow(
       'matmul: inner dimensions differ: [8, 64] × [32, 16] (64 ≠ 32)',

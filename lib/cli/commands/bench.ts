@@ -3,8 +3,8 @@ import { readFile, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { bench, benchNames, suites } from '../../bench/kernels.js';
 import type { BenchName, BenchResult, BenchRow } from '../../bench/kernels.js';
-import { benchAtLevel, peerNames } from '../../bench/peers.js';
-import type { PeerName } from '../../bench/peers.js';
+import { benchAtLevel, libraryNames } from '../../bench/peers.js';
+import type { LibraryName, PeerName } from '../../bench/peers.js';
 import { replaceFile } from '../../io/checkpoint.js';
 import { getThreads } from '../../native/device.js';
 import { benchReport } from '../../report/bench.js';
@@ -59,10 +59,10 @@ async function readBaseline(path: string | undefined): Promise<Baseline> {
   }
 }
 
-function peerList(text: string | undefined): PeerName[] {
+function peerList(text: string | undefined): LibraryName[] {
   if (text === undefined || text === 'none') return [];
-  if (text === 'auto') return [...peerNames];
-  return text.split(',').map((name) => choice('peers', name, peerNames));
+  if (text === 'auto') return [...libraryNames];
+  return text.split(',').map((name) => choice('peers', name, libraryNames));
 }
 
 export const command: Command = {
@@ -72,10 +72,11 @@ export const command: Command = {
 ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
   model DIR  prefill and one decoded token of a checkpoint, float32 and with weights in bfloat16
 
-  --peers auto|none|${peerNames.join(',')}   time the same operations by these, in turns in one run (default none);
+  --peers auto|none|${libraryNames.join(',')}   time the same operations by these, in turns in one run (default none);
                            they are found in the Python that ROOTS_PEER_PYTHON names
-  --compare ${levels.join(',')}
-                           time these instruction sets too, each in a process of its own
+  --compare naive,${levels.join(',')}
+                           time these instruction sets too, each in a process of its own; naive: plain loops in TypeScript,
+                           in turns like the peers
   --baseline FILE          compare with an earlier --json; exit code 1 when a row became more than 10 % slower
   --html FILE              a self-contained page with charts
   --device cpu|cuda|auto   where to run (default cpu)
@@ -108,9 +109,12 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     if (list?.some((n) => !Number.isInteger(n) || n < 1 || n > 65536))
       throw new UsageError('--sizes must be integers from 1 to 65536, separated by commas');
     const baseline = await readBaseline(textOption(values, 'baseline'));
-    const compared = (textOption(values, 'compare')?.split(',') ?? []).map((l) =>
-      choice('compare', l, levels),
+    const choices = (textOption(values, 'compare')?.split(',') ?? []).map((l) =>
+      choice('compare', l, ['naive', ...levels] as const),
     );
+    const compared = choices.filter((l) => l !== 'naive');
+    const peers: PeerName[] = peerList(textOption(values, 'peers'));
+    if (choices.includes('naive')) peers.push('naive');
     // a run of minutes must not end in a page that cannot be written
     const html = textOption(values, 'html');
     if (
@@ -127,7 +131,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     for (const suite of name === 'all' ? benchNames : [name as BenchName | 'model']) {
       const result = await bench(suite, {
         ...defined({ sizes: list, threads, folder: folder && resolve(folder) }),
-        peers: peerList(textOption(values, 'peers')),
+        peers,
         onRow: (row) => {
           const before = baseline.get(key(row, threads ?? getThreads()));
           if (before !== undefined && row.ms > before * tolerance) slower++;
