@@ -346,6 +346,7 @@ def correctness(c):
 
     # attention
     for B, H, Hkv, Tq, Tk, D, causal, window in ((1, 1, 1, 1, 1, 8, 1, 0), (2, 4, 2, 37, 37, 64, 1, 0),
+                                                 (1, 2, 1, 130, 200, 128, 1, 0), (1, 1, 1, 70, 90, 144, 1, 0),
                                                  (1, 2, 2, 5, 70, 128, 1, 0), (2, 2, 1, 33, 65, 40, 0, 0),
                                                  (1, 4, 4, 50, 50, 32, 1, 9)):
         q, k, v, dout = c.randn(B, H, Tq, D), c.randn(B, Hkv, Tk, D), c.randn(B, Hkv, Tk, D), c.randn(B, H, Tq, D)
@@ -368,6 +369,15 @@ def correctness(c):
         note = f"B{B} H{H}/{Hkv} {Tq}x{Tk} D{D} causal {causal} window {window}"
         c.check("attention_forward", (q, k, v, None, None, None, o.tensor, lse.tensor, scale, causal, window),
                 [o, lse], [y.detach(), lse_reference], 1e-5, note)
+        # operands of 8 bits, and weights rounded again before they meet the values
+        qh, kh, vh = q.to(bf16), k.to(bf16), v.to(bf16)
+        want = F.softmax(scores(qh.double(), kh.double()), -1) @ vh.double().repeat_interleave(H // Hkv, 1)
+        want_lse = torch.logsumexp(scores(qh.double(), kh.double()), -1)
+        for operands, dtype in (((qh, kh, vh), bf16), ((q, k, v), torch.float32), ((q, kh, vh), torch.float32)):
+            o, lse = c.new(q.shape, dtype), c.new((B, H, Tq))
+            c.check("attention_bf16_forward",
+                    (*operands, None, None, None, o.tensor, lse.tensor, scale, causal, window),
+                    [o, lse], [want, want_lse], 1e-2, note + f" {operands[0].dtype}/{operands[1].dtype}")
         if Tk == 1:  # one key: the gradients of q and k are zero
             continue
         dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)
@@ -483,6 +493,12 @@ def bench(c):
         duel(c, "attention_forward",
              lambda: c.m("attention_forward", q, k, v, None, None, None, o, lse, D ** -0.5, 1, 0),
              lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), "torch SDPA float32", flops, "TFLOP/s",
+             f"causal, 32 heads, T {T}, D {D}")
+        q, k, v = (t.to(bf16) for t in (q, k, v))
+        o = empty(2, 16, T, D).to(bf16)
+        duel(c, "attention_bf16_forward",
+             lambda: c.m("attention_bf16_forward", q, k, v, None, None, None, o, lse, D ** -0.5, 1, 0),
+             lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), "torch SDPA bfloat16", flops, "TFLOP/s",
              f"causal, 32 heads, T {T}, D {D}")
     rows, width = 16384, 4096
     x, o, w = c.randn(rows, width), empty(rows, width), c.randn(width)

@@ -166,13 +166,8 @@ Status attention_forward(const Context&, Tensor q, Tensor k, Tensor v, OptionalT
   Problem p;
   if (const Status status = check(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
     return status;
-  const int64_t tiles = ceil_div(p.Tq, kWarps), jobs = p.B * p.H * tiles;
-  if (jobs == 0) return nullptr;
-  return dispatch_float(q.dtype, [&](auto t) {
-    using T = decltype(t);
-    return launch(p.few() ? forward_kernel<T, kFewPerLane> : forward_kernel<T, kManyPerLane>, grid_for(jobs),
-                  kThreads, shared_elements(p.D, p.Dv) * sizeof(T), p, tiles, jobs);
-  });
+  if (p.B * p.H * p.Tq == 0) return nullptr;
+  return dispatch_float(q.dtype, [&](auto t) { return forward_any<decltype(t)>(p); });
 }
 
 Status attention_backward(const Context&, Tensor dout, Tensor q, Tensor k, Tensor v, OptionalTensor mask,

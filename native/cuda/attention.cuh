@@ -169,6 +169,108 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Problem p, int64_t ti
   }
 }
 
+// A few queries over a long cache: a warp takes one query and kFewPiece keys, whose numbers its lanes share,
+// so that rows are read in place and in order; a second kernel joins the pieces of a query, in their order.
+constexpr int64_t kFewQueries = 4, kFewPiece = 64;
+
+// Per piece: the largest score, the sum of the weights relative to it, and the weighted sum of values.
+ROOTS_BOTH int64_t part_size(const Problem& p) { return p.Dv + 2; }
+
+template <class T, int kPerLane>
+__global__ void __launch_bounds__(kThreads) few_kernel(Problem p, int64_t pieces, int64_t jobs, T* parts) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int64_t job = static_cast<int64_t>(blockIdx.x) * kWarps + warp; job < jobs;
+       job += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const int64_t piece = job % pieces, query = job / pieces;
+    const int64_t i = query % p.Tq, h = query / p.Tq % p.H, b = query / p.Tq / p.H, kv = h / (p.H / p.Hkv);
+    int64_t begin = p.first_key(b, i), end = p.last_key(b, i);
+    begin = begin > piece * kFewPiece ? begin : piece * kFewPiece;
+    end = end < (piece + 1) * kFewPiece ? end : (piece + 1) * kFewPiece;
+    T q[kPerLane], acc[kPerLane] = {}, top = -infinity(T(0)), sum = T(0);
+#pragma unroll
+    for (int e = 0; e < kPerLane; ++e)
+      q[e] = lane + e * kWarp < p.D ? value_at<T>(p.q, b, h, i, lane + e * kWarp) : T(0);
+    for (int64_t j = begin; j < end; ++j) {
+      T product = T(0);
+#pragma unroll
+      for (int e = 0; e < kPerLane; ++e)
+        if (lane + e * kWarp < p.D)
+          product = fma_of(q[e], value_at<T>(p.k, b, kv, j, lane + e * kWarp), product);
+      const T score = fma_of(warp_reduce<Sum>(product), static_cast<T>(p.scale), mask_at<T>(p, b, h, i, j));
+      const T new_top = Max::combine(top, score);
+      const T shift = new_top == -infinity(T(0)) ? T(0) : new_top;
+      const T weight = exp_of(score - shift), keep = exp_of(top - shift);
+      top = new_top;
+      sum = fma_of(sum, keep, weight);
+#pragma unroll
+      for (int e = 0; e < kPerLane; ++e)
+        if (lane + e * kWarp < p.Dv)
+          acc[e] = fma_of(weight, value_at<T>(p.v, b, kv, j, lane + e * kWarp), acc[e] * keep);
+    }
+    T* part = parts + job * part_size(p);
+    if (lane == 0) {
+      part[0] = top;
+      part[1] = sum;
+    }
+#pragma unroll
+    for (int e = 0; e < kPerLane; ++e)
+      if (lane + e * kWarp < p.Dv) part[2 + lane + e * kWarp] = acc[e];
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    join_kernel(Problem p, int64_t pieces, int64_t queries, const T* parts) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int64_t query = static_cast<int64_t>(blockIdx.x) * kWarps + warp; query < queries;
+       query += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const int64_t i = query % p.Tq, h = query / p.Tq % p.H, b = query / p.Tq / p.H;
+    const T* own = parts + query * pieces * part_size(p);
+    T top = -infinity(T(0)), sum = T(0);
+    for (int64_t piece = 0; piece < pieces; ++piece) top = Max::combine(top, own[piece * part_size(p)]);
+    const T shift = top == -infinity(T(0)) ? T(0) : top;
+#pragma unroll 1
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const T* part = own + piece * part_size(p);
+      sum = fma_of(part[1], exp_of(part[0] - shift), sum);
+    }
+    const T inverse = sum > T(0) || sum != sum ? T(1) / sum : T(0);
+#pragma unroll 1
+    for (int64_t d = lane; d < p.Dv; d += kWarp) {
+      T value = T(0);
+#pragma unroll 1
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        const T* part = own + piece * part_size(p);
+        value = fma_of(part[2 + d], exp_of(part[0] - shift), value);
+      }
+      store_at<T>(p.out, b, h, i, d, value * inverse);
+    }
+    if (lane == 0) static_cast<T*>(p.lse.data)[query] = sum == T(0) ? -infinity(T(0)) : top + log_of(sum);
+  }
+}
+
+template <class T>
+Status forward_few(const Problem& p) {
+  const int64_t pieces = p.Tk > 0 ? ceil_div(p.Tk, kFewPiece) : 1, queries = p.B * p.H * p.Tq,
+                jobs = queries * pieces;
+  auto* parts = static_cast<T*>(workspace(0, static_cast<size_t>(jobs * part_size(p)) * sizeof(T)));
+  CHECK(parts != nullptr, kOutOfMemory);
+  if (const Status status = launch(few_kernel<T, kFewPerLane>, grid_for(ceil_div(jobs, kWarps)), kThreads, 0,
+                                   p, pieces, jobs, parts))
+    return status;
+  return launch(join_kernel<T>, grid_for(ceil_div(queries, kWarps)), kThreads, 0, p, pieces, queries,
+                static_cast<const T*>(parts));
+}
+
+// Forward without tensor cores.
+template <class T>
+Status forward_any(const Problem& p) {
+  if (p.Tq <= kFewQueries && p.few()) return forward_few<T>(p);
+  const int64_t tiles = ceil_div(p.Tq, kWarps), jobs = p.B * p.H * tiles;
+  return launch(p.few() ? forward_kernel<T, kFewPerLane> : forward_kernel<T, kManyPerLane>, grid_for(jobs),
+                kThreads, shared_elements(p.D, p.Dv) * sizeof(T), p, tiles, jobs);
+}
+
 // Everything but dtypes.
 inline Status check_shapes(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
                            const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,

@@ -1,7 +1,7 @@
 // Attention from operands rounded to bfloat16, on tensor cores with mma.sync (compute capability 8.0 and
 // later), with float scores, softmax and sums (FlashAttention-2, arXiv 2307.08691). Tensors are float32 or
-// bfloat16, each. Heads wider than 128 go to the general kernel of attention.cuh. Definitions in
-// native/cpu/attention.cc.
+// bfloat16, each. Heads wider than 128 and a few queries go to the general kernels of attention.cuh.
+// Definitions in native/cpu/attention.cc.
 //
 // A warp owns 16 queries, whose numbers, scores and sums stay in its registers; a block of four warps shares
 // tiles of 64 keys and values. Fragments are placed as gemm/mma.cuh says: scores come out of one product as
@@ -174,15 +174,10 @@ Status attention_bf16_forward(const Context&, Tensor q, Tensor k, Tensor v, Opti
   Problem p;
   if (const Status status = check_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
     return status;
+  if (p.B * p.H * p.Tq == 0) return nullptr;
   const int64_t widest = p.D > p.Dv ? p.D : p.Dv;
-  if (widest > 128) {
-    const int64_t tiles = ceil_div(p.Tq, kWarps), jobs = p.B * p.H * tiles;
-    if (jobs == 0) return nullptr;
-    return launch(p.few() ? forward_kernel<float, kFewPerLane> : forward_kernel<float, kManyPerLane>,
-                  grid_for(jobs), kThreads, shared_elements(p.D, p.Dv) * sizeof(float), p, tiles, jobs);
-  }
+  if (widest > 128 || p.Tq <= kFewQueries) return forward_any<float>(p);
   const int64_t tiles = ceil_div(p.Tq, kQueriesPerBlock), jobs = p.B * p.H * tiles;
-  if (jobs == 0) return nullptr;
   return launch(widest > 64 ? mma_forward_kernel<128> : mma_forward_kernel<64>, grid_for(jobs), kMmaThreads,
                 0, p, tiles, jobs);
 }
