@@ -1,7 +1,7 @@
 // Reductions. x is a view whose first axes are kept and whose last axes are reduced; out holds the kept axes.
 // Along a row: a block per piece of fixed length. Across rows (the last kept axis is dense, as for a bias
-// gradient), and where there is little to add: a thread per output and piece. Pieces are combined in order by a second kernel, so the bits are
-// the same on every run.
+// gradient), and where there is little to add: a thread per output and piece. Pieces are combined in order by
+// a second kernel, so the bits are the same on every run.
 #include <type_traits>
 
 #include "cuda/declare.cuh"
