@@ -1,15 +1,15 @@
-"""ONNX Runtime's side of `roots bench`; the protocol is that of torch_kernels.py. Needs onnxruntime and onnx."""
-import json
+"""ONNX Runtime's side of `roots bench`; see protocol.py. Needs onnxruntime and onnx."""
 import os
 import sys
 import tempfile
-import time
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from protocol import serve
 
 ort.set_default_logger_severity(3)
 
@@ -48,30 +48,4 @@ def session(spec):
     return lambda: s.run(None, {"x": x})
 
 
-def answer(value):
-    print(json.dumps(value), flush=True)
-
-
-def main():
-    answer({"name": "onnxruntime", "version": ort.__version__, "settings": f"{sys.argv[1]} threads, dynamic int8 per channel"})
-    call = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if "prepare" in request:
-                call = session(request["prepare"])
-                call()
-                answer({"ready": True})
-            else:
-                start = time.perf_counter()
-                while time.perf_counter() - start < 0.01:  # threads wake, caches fill; not timed
-                    call()
-                start = time.perf_counter()
-                for _ in range(request["run"]):
-                    call()
-                answer({"ms": (time.perf_counter() - start) * 1000 / request["run"]})
-        except Exception as error:  # a peer without an operation is named as such, the run goes on
-            answer({"error": f"{type(error).__name__}: {error}"})
-
-
-main()
+serve("onnxruntime", ort.__version__, f"{sys.argv[1]} threads, dynamic int8 per channel", session)

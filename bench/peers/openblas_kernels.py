@@ -1,14 +1,15 @@
-# OpenBLAS as a peer of `roots bench`: cblas_sgemm of the library that ROOTS_OPENBLAS names, that the system has, or that NumPy or SciPy
-# bring along. Nothing but the standard library is needed. One JSON line per request, as torch_kernels.py.
+"""OpenBLAS as a peer of `roots bench` (protocol.py): cblas_sgemm of the library that ROOTS_OPENBLAS names, that the system has, or that NumPy
+or SciPy bring along. Needs nothing but the standard library.
+"""
 import ctypes
 import ctypes.util
 import glob
-import json
 import os
 import random
 import site
 import sys
-import time
+
+from protocol import serve
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 
@@ -67,36 +68,9 @@ def prepare(spec):
     raise ValueError(f"no {spec['op']}")
 
 
-def answer(value):
-    print(json.dumps(value), flush=True)
-
-
-def main():
-    threads = int(sys.argv[1])
-    symbol("openblas_set_num_threads")(ctypes.c_int(threads))
-    config = symbol("openblas_get_config")
-    config.restype = ctypes.c_char_p
-    version = next((w for w in config().decode().split() if w[0].isdigit()), "unknown")
-    answer({"name": "openblas", "version": version, "settings": f"{threads} threads, cblas_sgemm of {os.path.basename(PATH)}"})
-    call = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if "prepare" in request:
-                call = prepare(request["prepare"])
-                call()
-                answer({"ready": True})
-            else:
-                repeat = request["run"]
-                start = time.perf_counter()
-                while time.perf_counter() - start < 0.01:  # threads wake, caches fill; not timed
-                    call()
-                start = time.perf_counter()
-                for _ in range(repeat):
-                    call()
-                answer({"ms": (time.perf_counter() - start) * 1000 / repeat})
-        except Exception as error:  # a peer without an operation is named as such, the run goes on
-            answer({"error": f"{type(error).__name__}: {error}"})
-
-
-main()
+threads = int(sys.argv[1])
+symbol("openblas_set_num_threads")(ctypes.c_int(threads))
+config = symbol("openblas_get_config")
+config.restype = ctypes.c_char_p
+version = next((w for w in config().decode().split() if w[0].isdigit()), "unknown")
+serve("openblas", version, f"{threads} threads, cblas_sgemm of {os.path.basename(PATH)}", prepare)

@@ -1,14 +1,10 @@
-"""PyTorch's side of `roots bench`: one JSON request per line on standard input, one JSON answer per line.
-
-{"prepare": SPEC} -> {"ready": true} or {"error": text}; {"run": repeat} -> {"ms": milliseconds per call}.
-SPEC names an operation of the table below and its sizes. Needs torch; nothing of it belongs to the package.
-"""
-import json
+"""PyTorch's side of `roots bench` (protocol.py). Needs torch; nothing of it belongs to the package."""
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
+
+from protocol import serve
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -157,35 +153,11 @@ OPERATIONS = {
 }
 
 
-def answer(value):
-    print(json.dumps(value), flush=True)
+def prepare(spec):
+    needs_grad = spec.get("backward") or spec["op"] in ("cross_entropy", "adamw", "train_step")
+    torch.set_grad_enabled(bool(needs_grad))
+    return OPERATIONS[spec["op"]](spec)
 
 
-def main():
-    torch.set_num_threads(int(sys.argv[1]))
-    answer({"name": "torch", "version": torch.__version__, "settings": f"{torch.get_num_threads()} threads, eager"})
-    call = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if "prepare" in request:
-                spec = request["prepare"]
-                needs_grad = spec.get("backward") or spec["op"] in ("cross_entropy", "adamw", "train_step")
-                torch.set_grad_enabled(bool(needs_grad))
-                call = OPERATIONS[spec["op"]](spec)
-                call()
-                answer({"ready": True})
-            else:
-                repeat = request["run"]
-                start = time.perf_counter()
-                while time.perf_counter() - start < 0.01:  # threads wake, caches fill; not timed
-                    call()
-                start = time.perf_counter()
-                for _ in range(repeat):
-                    call()
-                answer({"ms": (time.perf_counter() - start) * 1000 / repeat})
-        except Exception as error:  # a peer without an operation is named as such, the run goes on
-            answer({"error": f"{type(error).__name__}: {error}"})
-
-
-main()
+torch.set_num_threads(int(sys.argv[1]))
+serve("torch", torch.__version__, f"{torch.get_num_threads()} threads, eager", prepare)

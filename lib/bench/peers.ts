@@ -57,6 +57,8 @@ export class Peer {
     const child = spawn(python, [script, String(threads)], {
       env: {
         ...process.env,
+        // nothing is written into the package
+        PYTHONDONTWRITEBYTECODE: '1',
         OMP_NUM_THREADS: String(threads),
         MKL_NUM_THREADS: String(threads),
         OPENBLAS_NUM_THREADS: String(threads),

@@ -27,14 +27,19 @@ ROOTS_INLINE uint64_t mask_of(const int8_t* quad, int64_t half) {
   return mask;
 }
 
+#if defined(__AVX512VBMI2__)
+ROOTS_INLINE __m512i expand(const int8_t* quad, int64_t half) {
+  return _mm512_maskz_expand_epi8(
+      mask_of(quad, half),
+      _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quad + half * kKept))));
+}
+#endif
+
 // One quad of inputs of a panel, dense.
 ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
   for (int64_t half = 0; half < 2; ++half) {
 #if defined(__AVX512VBMI2__)
-    _mm512_storeu_si512(to + half * kHalf, _mm512_maskz_expand_epi8(
-                                               mask_of(quad, half),
-                                               _mm512_castsi256_si512(_mm256_loadu_si256(
-                                                   reinterpret_cast<const __m256i*>(quad + half * kKept)))));
+    _mm512_storeu_si512(to + half * kHalf, expand(quad, half));
 #else
     const uint64_t mask = mask_of(quad, half);
     const int8_t* kept = quad + half * kKept;
@@ -44,34 +49,13 @@ ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
 }
 
 #if defined(__AVX512VBMI2__)
-// As i8_tile: Rows rows of a tile against a panel that is expanded on its way.
+// Rows rows of a tile against a panel that is expanded on its way.
 template <int Rows>
 void sparse_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
                  int32_t (*out)[kPanel]) {
-  const int64_t step = height * kQuad;
-  __m512i low[Rows], high[Rows];
-  unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
-  const auto load = [](const int8_t* quad, int64_t half) {
-    return _mm512_maskz_expand_epi8(
-        mask_of(quad, half),
-        _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quad + half * kKept))));
-  };
-  for (int64_t q = 0; q < quads; ++q, a += step, panel += kQuadBytes) {
-    const __m512i b0 = load(panel, 0), b1 = load(panel, 1);
-    unrolled<Rows>([&](auto r) {
-      int32_t quad;
-      __builtin_memcpy(&quad, a + r * 4, 4);
-      const __m512i x = _mm512_set1_epi32(quad);
-      dot_quads(low[r], x, b0);
-      dot_quads(high[r], x, b1);
-    });
-  }
-  const __m512i s0 = _mm512_slli_epi32(_mm512_loadu_si512(sums), 7);
-  const __m512i s1 = _mm512_slli_epi32(_mm512_loadu_si512(sums + 16), 7);
-  unrolled<Rows>([&](auto r) {
-    _mm512_storeu_si512(out[r], _mm512_sub_epi32(low[r], s0));
-    _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(high[r], s1));
-  });
+  vnni_tile<Rows>(
+      quads, a, height, [&](int64_t q, int64_t half) { return expand(panel + q * kQuadBytes, half); }, sums,
+      out);
 }
 
 template <int Rows = kI8Rows>

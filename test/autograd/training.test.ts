@@ -7,6 +7,7 @@ import {
   GPT2LMHeadModel,
   LlamaForCausalLM,
   autocast,
+  cast,
   checkpoint,
   crossEntropy,
   gradcheck,
@@ -15,8 +16,10 @@ import {
   manualSeed,
   matmul,
   rand,
+  randn,
   tensor,
   tidy,
+  transpose,
 } from '../../lib/index.js';
 import type { CausalLM, Tensor } from '../../lib/index.js';
 import { expectClose, expectNoLeak, numbers } from '../harness.js';
@@ -261,9 +264,22 @@ describe('autocast to bfloat16', () => {
       expect(half[i]).not.toEqual(g);
     });
   });
+  it('float16 rounds the operands of products, and their gradients, to float16', async () => {
+    const exact = (t: Tensor): Tensor => cast(cast(t, 'float16'), 'float64');
+    const [x, w] = [randn([5, 33]), randn([7, 33])].map((t) => t.setRequiresGrad());
+    const y = autocast('float16', () => matmul(x!, transpose(w!)));
+    const dy = randn([5, 7]);
+    y.backward(dy);
+    const near = async (got: Tensor, want: Tensor): Promise<void> =>
+      expectClose(await numbers(got), await numbers(want), { rtol: 1e-5, atol: 1e-5 }, 'float16');
+    const [xd, wd, dyd] = [x!.detach(), w!.detach(), dy].map(exact);
+    await near(y, matmul(xd!, transpose(wd!)));
+    await near(x!.grad!, matmul(dyd!, wd!));
+    await near(w!.grad!, matmul(transpose(dyd!), xd!));
+  });
   it('refuses other types', () => {
-    expect(() => autocast('float16' as 'bfloat16', () => 0)).toThrow(
-      /expected 'float32' or 'bfloat16'/,
+    expect(() => autocast('int8' as 'bfloat16', () => 0)).toThrow(
+      /expected 'float32', 'bfloat16' or 'float16'/,
     );
   });
 });

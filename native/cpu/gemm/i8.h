@@ -41,22 +41,16 @@ constexpr int kI8Rows = 2;
 ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, __m512i b) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 }
-#endif
 
-// Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes
-// of row r and quad q lie at q * height * 4 + r * 4, so that one pointer reaches all rows of a tile.
-
-// Sums of Rows rows of a tile against one panel: out[r][0..32).
-template <int Rows>
-ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel,
-                          const int32_t* sums, int32_t (*out)[kPanel]) {
+// Sums of Rows rows of a tile against one panel: out[r][0..32). load(q, half) gives quad q of 16 outputs.
+template <int Rows, class Load>
+ROOTS_INLINE void vnni_tile(int64_t quads, const uint8_t* a, int64_t height, const Load& load,
+                            const int32_t* sums, int32_t (*out)[kPanel]) {
   const int64_t step = height * kQuad;
-#if defined(__AVX512VNNI__)
   __m512i low[Rows], high[Rows];
   unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
   for (int64_t q = 0; q < quads; ++q, a += step) {
-    const __m512i b0 = _mm512_loadu_si512(panel + q * 128);
-    const __m512i b1 = _mm512_loadu_si512(panel + q * 128 + 64);
+    const __m512i b0 = load(q, 0), b1 = load(q, 1);
     unrolled<Rows>([&](auto r) {
       int32_t quad;
       __builtin_memcpy(&quad, a + r * 4, 4);
@@ -71,6 +65,21 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const
     _mm512_storeu_si512(out[r], _mm512_sub_epi32(low[r], s0));
     _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(high[r], s1));
   });
+}
+#endif
+
+// Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes
+// of row r and quad q lie at q * height * 4 + r * 4, so that one pointer reaches all rows of a tile.
+
+// Sums of Rows rows of a tile against one panel: out[r][0..32).
+template <int Rows>
+ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel,
+                          const int32_t* sums, int32_t (*out)[kPanel]) {
+  [[maybe_unused]] const int64_t step = height * kQuad;
+#if defined(__AVX512VNNI__)
+  vnni_tile<Rows>(
+      quads, a, height,
+      [&](int64_t q, int64_t half) { return _mm512_loadu_si512(panel + q * 128 + half * 64); }, sums, out);
 #elif defined(__AVX2__)
   // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an
   // accumulator holds the two pair sums of two outputs, added at the end.
