@@ -28,6 +28,7 @@ import { OptionError } from '../tensor/errors.js';
 import { Generator, randn } from '../tensor/random.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { encoderCase } from './encoder_case.js';
 import type { PeerSpec } from './peers.js';
 
 /** Arithmetic of a kind with a measured peak, or bytes moved. */
@@ -481,6 +482,7 @@ export const benchNames = [
   'decode',
   'memory',
   'train',
+  'encoder',
 ] as const;
 export type BenchName = (typeof benchNames)[number];
 
@@ -495,5 +497,11 @@ export const suites: Readonly<Record<BenchName, Suite>> = {
     about: 'a training step: nanoGPT on a CPU (size 128), GPT-2 124M (768)',
     sizes: [128],
     cases: training,
+  },
+  encoder: {
+    about: 'the layers of BERT-base, batch 1, float32 and int8, by tokens',
+    sizes: [128],
+    cases: (sizes) =>
+      sizes.flatMap((tokens) => [encoderCase(tokens, false), encoderCase(tokens, true)]),
   },
 };

@@ -25,7 +25,7 @@ function roofline({ rows, peak }: BenchResult): string {
       ...(peak.i8 === null ? [] : [{ name: 'int8 roof', points: roof(peak.i8) }]),
       { name: 'float kernels', points: dots('GFLOP/s'), scatter: true },
       { name: 'int8 kernels', points: dots('GOP/s'), scatter: true },
-    ],
+    ].filter((s) => s.points.length > 0),
     { x: 'operations per byte', y: '10⁹ operations per second', logX: true, logY: true },
   );
 }

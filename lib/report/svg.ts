@@ -112,10 +112,11 @@ export function lineChart(
     if (s.scatter) return dots;
     return `<path d="${path}" fill="none" stroke="${colours[i % colours.length]}" stroke-width="2"/>${s.points.length <= 40 ? dots : ''}`;
   });
-  const legend = series.map(
-    (s, i) =>
-      `<text x="${box.left + 8 + i * 150}" y="${box.top - 6}" fill="${colours[i % colours.length]}">■ ${escape(s.name)}</text>`,
-  );
+  // names one after the other, about 7 pixels a letter
+  const legend = series.map((s, i) => {
+    const before = series.slice(0, i).reduce((sum, { name }) => sum + 28 + 7 * name.length, 0);
+    return `<text x="${box.left + 8 + before}" y="${box.top - 6}" fill="${colours[i % colours.length]}">■ ${escape(s.name)}</text>`;
+  });
   const names = `<text x="${(box.left + width - box.right) / 2}" y="${height - 10}" text-anchor="middle">${escape(options.x ?? '')}</text><text x="14" y="${height / 2}" text-anchor="middle" transform="rotate(-90 14 ${height / 2})">${escape(options.y ?? '')}</text>`;
   return frame(title, width, height, [...ticks, ...xLabels, ...lines, ...legend, names].join(''));
 }

@@ -211,9 +211,10 @@ describeWithFixtures('[E05] perplexity', () => {
       const half = await LanguageModel.fromPretrained(fixture(`checkpoints/${name}`), {
         dtype: 'bfloat16',
       });
-      expect(bytes(half)).toBeLessThan(0.6 * bytes(full));
       const want = (await full.perplexity(text, { context: 128 })).perplexity;
+      // as loaded: parameters() takes packed weights back to their own form, whose sums have another order
       const got = (await half.perplexity(text, { context: 128 })).perplexity;
+      expect(bytes(half)).toBeLessThan(0.6 * bytes(full));
       expect(Math.abs(got / want - 1)).toBeLessThan(5e-3);
       const out = join(temporaryFolder('bf16'), 'model');
       await half.save(out);
