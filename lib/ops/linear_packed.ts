@@ -2,8 +2,8 @@
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { DTypeError } from '../tensor/errors.js';
-import { numel } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { asRows } from './as_rows.js';
 import { contiguous } from './cast.js';
 import * as check from './check.js';
 import { activationNames, activations } from './matmul.js';
@@ -72,15 +72,10 @@ export function linearPacked(
     check.shape(op, 'bias', bias, [n]);
     check.dtype(op, 'bias', bias, 'float32');
   }
-  // matrices by views made directly: this path runs for every layer of every decoded token
-  const dense = x.isContiguous ? x.detach() : contiguous(x);
-  const rows = numel(x.shape.slice(0, -1));
-  const flat = dense.view([rows, k], [k, 1], dense.offset);
-  const out = empty([...x.shape.slice(0, -1), n], 'float32');
-  const result = out.view([rows, n], [n, 1], 0);
   const flatBias = bias && !bias.isContiguous ? contiguous(bias) : bias;
-  kernels.linear_packed(flat, packed, flatBias, result, activations[activation]);
-  for (const t of [dense, flat, result]) t.dispose();
+  const out = asRows(x, n, (rows, result) =>
+    kernels.linear_packed(rows, packed, flatBias, result, activations[activation]),
+  );
   if (flatBias !== bias) flatBias?.dispose();
   return out;
 }

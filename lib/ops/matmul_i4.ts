@@ -6,6 +6,7 @@ import { tidy } from '../tensor/scope.js';
 import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
+import { asRows } from './as_rows.js';
 import * as check from './check.js';
 import { activationNames, activations } from './matmul.js';
 import type { Activation } from './matmul.js';
@@ -94,12 +95,7 @@ export function linearW4A16(
     );
   check.shape(op, 'scale', scale, [n, Math.ceil(k / group)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  const dense = contiguous(x.detach());
-  const rows = x.size / Math.max(1, k);
-  const flat = dense.view([rows, k], [k, 1], dense.offset);
-  const out = empty([...x.shape.slice(0, -1), n], 'float32');
-  const result = out.view([rows, n], [n, 1], 0);
-  kernels.linear_w4a16(flat, packed, scale, bias, result, group, activations[activation]);
-  for (const t of [dense, flat, result]) t.dispose();
-  return out;
+  return asRows(x, n, (rows, result) =>
+    kernels.linear_w4a16(rows, packed, scale, bias, result, group, activations[activation]),
+  );
 }

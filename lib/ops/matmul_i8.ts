@@ -6,6 +6,7 @@ import { tidy } from '../tensor/scope.js';
 import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
+import { asRows } from './as_rows.js';
 import * as check from './check.js';
 import { activationNames, activations } from './matmul.js';
 import type { Activation } from './matmul.js';
@@ -52,24 +53,42 @@ function packedBytes(n: number, k: number): number {
   return Math.ceil(n / 32) * 32 * (Math.ceil(k / 4) * 4 + 4);
 }
 
+type Bytes = (n: number, k: number) => number;
+type PackKernel = typeof kernels.linear_i8_pack;
+
+function pack(op: string, kernel: PackKernel, bytes: Bytes, weight: Tensor): Tensor {
+  check.tensor(op, 'weight', weight);
+  check.rank(op, 'weight', weight, 2, '(N, K)');
+  check.dtype(op, 'weight', weight, 'int8');
+  const packed = empty([bytes(weight.shape[0]!, weight.shape[1]!)], 'int8');
+  tidy(() => kernel(contiguous(weight), packed, 0));
+  return packed;
+}
+
+function unpack(
+  op: string,
+  kernel: PackKernel,
+  bytes: Bytes,
+  packed: Tensor,
+  n: number,
+  k: number,
+): Tensor {
+  check.tensor(op, 'packed', packed);
+  check.dtype(op, 'packed', packed, 'int8');
+  check.shape(op, 'packed', packed, [bytes(n, k)]);
+  const weight = empty([n, k], 'int8');
+  kernel(weight, packed, 1);
+  return weight;
+}
+
 /** Weights (N, K) int8 in the layout that linearW8A8 and linearW8A16 read; it never leaves the process. */
 export function packI8(weight: Tensor): Tensor {
-  check.tensor('packI8', 'weight', weight);
-  check.rank('packI8', 'weight', weight, 2, '(N, K)');
-  check.dtype('packI8', 'weight', weight, 'int8');
-  const packed = empty([packedBytes(weight.shape[0]!, weight.shape[1]!)], 'int8');
-  tidy(() => kernels.linear_i8_pack(contiguous(weight), packed, 0));
-  return packed;
+  return pack('packI8', kernels.linear_i8_pack, packedBytes, weight);
 }
 
 /** The weights that packI8 packed, exactly. → (n, k) int8 */
 export function unpackI8(packed: Tensor, n: number, k: number): Tensor {
-  check.tensor('unpackI8', 'packed', packed);
-  check.dtype('unpackI8', 'packed', packed, 'int8');
-  check.shape('unpackI8', 'packed', packed, [packedBytes(n, k)]);
-  const weight = empty([n, k], 'int8');
-  kernels.linear_i8_pack(weight, packed, 1);
-  return weight;
+  return unpack('unpackI8', kernels.linear_i8_pack, packedBytes, packed, n, k);
 }
 
 // The packed layout of native/cpu/linear_w8a8_24.cc: half the values, a bit for each, one int32 sum per output.
@@ -82,22 +101,12 @@ function packedBytes24(n: number, k: number): number {
  * reads: 5/8 of the bytes of packI8. Other weights reject the next read. On the CPU.
  */
 export function packI8Sparse24(weight: Tensor): Tensor {
-  check.tensor('packI8Sparse24', 'weight', weight);
-  check.rank('packI8Sparse24', 'weight', weight, 2, '(N, K)');
-  check.dtype('packI8Sparse24', 'weight', weight, 'int8');
-  const packed = empty([packedBytes24(weight.shape[0]!, weight.shape[1]!)], 'int8');
-  tidy(() => kernels.linear_24_pack(contiguous(weight), packed, 0));
-  return packed;
+  return pack('packI8Sparse24', kernels.linear_24_pack, packedBytes24, weight);
 }
 
 /** The weights that packI8Sparse24 packed, exactly. → (n, k) int8 */
 export function unpackI8Sparse24(packed: Tensor, n: number, k: number): Tensor {
-  check.tensor('unpackI8Sparse24', 'packed', packed);
-  check.dtype('unpackI8Sparse24', 'packed', packed, 'int8');
-  check.shape('unpackI8Sparse24', 'packed', packed, [packedBytes24(n, k)]);
-  const weight = empty([n, k], 'int8');
-  kernels.linear_24_pack(weight, packed, 1);
-  return weight;
+  return unpack('unpackI8Sparse24', kernels.linear_24_pack, packedBytes24, packed, n, k);
 }
 
 export interface LinearI8Options {
@@ -109,7 +118,7 @@ type LinearKernel = typeof kernels.linear_w8a8;
 function linearI8(
   op: string,
   kernel: LinearKernel,
-  bytes: (n: number, k: number) => number,
+  bytes: Bytes,
   x: Tensor,
   packed: Tensor,
   scale: Tensor,
@@ -130,15 +139,9 @@ function linearI8(
   const k = x.shape[x.rank - 1]!;
   check.shape(op, 'packed', packed, [bytes(n, k)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  // as a matrix, by views made directly: this path runs for every layer of every decoded token
-  const dense = contiguous(x.detach());
-  const rows = x.size / Math.max(1, k);
-  const flat = dense.view([rows, k], [k, 1], dense.offset);
-  const out = empty([...x.shape.slice(0, -1), n], 'float32');
-  const result = out.view([rows, n], [n, 1], 0);
-  kernel(flat, packed, scale, bias, result, activations[activation]);
-  for (const t of [dense, flat, result]) t.dispose();
-  return out;
+  return asRows(x, n, (rows, result) =>
+    kernel(rows, packed, scale, bias, result, activations[activation]),
+  );
 }
 
 /**

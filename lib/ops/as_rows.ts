@@ -1,0 +1,25 @@
+// Kernels of linear layers take matrices; callers have any number of leading axes.
+import { empty } from '../tensor/create.js';
+import { numel } from '../tensor/shape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { contiguous } from './cast.js';
+
+/**
+ * x (…, K) → (…, outputs) float32 by a kernel of matrices (M, K) and (M, outputs). By views made directly, without autograd: this runs
+ * for every layer of every decoded token.
+ */
+export function asRows(
+  x: Tensor,
+  outputs: number,
+  kernel: (rows: Tensor, result: Tensor) => void,
+): Tensor {
+  const lead = x.shape.slice(0, -1);
+  const [m, k] = [numel(lead), x.shape[x.rank - 1]!];
+  const dense = x.isContiguous ? x.detach() : contiguous(x);
+  const rows = dense.view([m, k], [k, 1], dense.offset);
+  const out = empty([...lead, outputs], 'float32');
+  const result = out.view([m, outputs], [outputs, 1], 0);
+  kernel(rows, result);
+  for (const t of [dense, rows, result]) t.dispose();
+  return out;
+}
