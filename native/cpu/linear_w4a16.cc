@@ -13,8 +13,8 @@ namespace ROOTS_ISA {
 namespace {
 
 constexpr int64_t kBlock = 32, kBytes = kBlock / 2;
-constexpr int64_t kFew = 8;            // rows of x that stream the weights; more widen them first
-constexpr int64_t kWidened = 1 << 20;  // elements of widened weights at a time
+constexpr int64_t kFew = 5;              // rows of x that stream the weights; more widen them first
+constexpr int64_t kWidenedColumns = 64;  // widened at a time by one thread, into its own cache
 
 // One vector of bytes as numbers.
 ROOTS_INLINE Vec<int32_t> widen(const uint8_t* p) {
@@ -77,30 +77,27 @@ ROOTS_INLINE int8_t nibble(const uint8_t* row, int64_t k) {
 }
 
 // Rows [j0, j0 + n) as float32 (n, K).
-ROOTS_INLINE void widen_rows(const Context& context, const uint8_t* packed, const float* scale,
-                             const Shape& s, int64_t j0, int64_t n, float* out) {
-  context.parallel_for(ceil_div(n, 16), [&](int64_t chunk) {
-    const int64_t end = (chunk + 1) * 16 < n ? (chunk + 1) * 16 : n;
-    for (int64_t j = chunk * 16; j < end; ++j) {
-      const uint8_t* row = packed + (j0 + j) * s.blocks * kBytes;
-      float* to = out + j * s.K;
-      for (int64_t b = 0; b < s.blocks; ++b) {
-        const float factor = scale[(j0 + j) * s.groups + b / s.group_blocks];
-        const int64_t left = s.K - b * kBlock;
-        using V = Vec<float>;
-        const V f(factor), offset(-8.0f * factor);
-        for (int64_t h = 0; h < kBytes; h += V::kWidth) {
-          const Vec<int32_t> bytes = widen(row + b * kBytes + h);
-          const V low = fma(to_float(Vec<int32_t>(bytes.v & 15)), f, offset);
-          const V high = fma(to_float(Vec<int32_t>(bytes.v >> 4)), f, offset);
-          const int64_t first = left - h, second = left - kBytes - h;
-          float* o = to + b * kBlock + h;
-          low.store_partial(o, first < 0 ? 0 : first < V::kWidth ? first : V::kWidth);
-          high.store_partial(o + kBytes, second < 0 ? 0 : second < V::kWidth ? second : V::kWidth);
-        }
+ROOTS_INLINE void widen_rows(const uint8_t* packed, const float* scale, const Shape& s, int64_t j0, int64_t n,
+                             float* out) {
+  using V = Vec<float>;
+  for (int64_t j = 0; j < n; ++j) {
+    const uint8_t* row = packed + (j0 + j) * s.blocks * kBytes;
+    float* to = out + j * s.K;
+    for (int64_t b = 0; b < s.blocks; ++b) {
+      const float factor = scale[(j0 + j) * s.groups + b / s.group_blocks];
+      const int64_t left = s.K - b * kBlock;
+      const V f(factor), offset(-8.0f * factor);
+      for (int64_t h = 0; h < kBytes; h += V::kWidth) {
+        const Vec<int32_t> bytes = widen(row + b * kBytes + h);
+        const V low = fma(to_float(Vec<int32_t>(bytes.v & 15)), f, offset);
+        const V high = fma(to_float(Vec<int32_t>(bytes.v >> 4)), f, offset);
+        const int64_t first = left - h, second = left - kBytes - h;
+        float* o = to + b * kBlock + h;
+        low.store_partial(o, first < 0 ? 0 : first < V::kWidth ? first : V::kWidth);
+        high.store_partial(o + kBytes, second < 0 ? 0 : second < V::kWidth ? second : V::kWidth);
       }
     }
-  });
+  }
 }
 
 // The sum of squared errors of one group at a scale.
@@ -214,23 +211,15 @@ Status linear_w4a16(const Context& context, Tensor x, Tensor packed, Tensor scal
   epilogue.activation = static_cast<Activation>(activation);
   const auto* weights = data<const uint8_t>(packed);
   const auto* scales = data<const float>(scale);
-  if (M > kFew && K > 0) {
-    int64_t columns = kWidened / K / 64 * 64;
-    columns = columns < 64 ? 64 : columns;
-    auto* wide = static_cast<float*>(context.workspace(
-        context.host, 6, static_cast<size_t>((columns < N ? columns : N) * K) * sizeof(float)));
-    CHECK(wide != nullptr, "out of memory");
-    for (int64_t j0 = 0; j0 < N; j0 += columns) {
-      const int64_t n = N - j0 < columns ? N - j0 : columns;
-      widen_rows(context, weights, scales, s, j0, n, wide);
-      Epilogue<float> part = epilogue;
-      if (part.bias) part.bias += j0;
-      const Status status = gemm<float, false>(context, M, n, K, {data<float>(x), K, 1}, {wide, 1, K},
-                                               data<float>(out) + j0, N, part);
-      if (status) return status;
-    }
-    return nullptr;
-  }
+  if (M > kFew && K > 0)
+    return for_columns(context, N, kWidenedColumns, [&](int64_t j0, int64_t n) -> Status {
+      auto* wide = static_cast<float*>(
+          context.scratch(context.host, 6, static_cast<size_t>(kWidenedColumns * K) * sizeof(float)));
+      CHECK(wide, "out of memory");
+      widen_rows(weights, scales, s, j0, n, wide);
+      return gemm<float, true>(context, M, n, K, {data<float>(x), K, 1}, {wide, 1, K}, data<float>(out) + j0,
+                               N, epilogue.from(j0));
+    });
   const int64_t padded = s.blocks * kBlock;
   auto* rows = static_cast<float*>(
       context.workspace(context.host, 6, static_cast<size_t>(M * (padded + s.groups) + 64) * sizeof(float)));

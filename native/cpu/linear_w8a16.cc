@@ -1,6 +1,7 @@
 // Weight-only int8: y = activation(x W^T + b), W int8 per output row (packed as in gemm/i8.h), x float32.
-// Few rows: the weights stream once, widened in registers (decoding is bound by their bytes). Many rows:
-// panels are widened into the packed form of the float GEMM.
+// Few rows: the weights stream once, widened in registers (decoding is bound by their bytes). Many rows: a
+// thread widens some panels into the packed form of the float GEMM, in its own cache, and multiplies all rows
+// with them; the whole matrix, widened, would go through memory.
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/gemm/i8.h"
@@ -8,6 +9,8 @@
 namespace roots {
 namespace ROOTS_ISA {
 namespace {
+
+constexpr int64_t kWidenedColumns = 64;  // widened at a time by one thread
 
 // One row of x against one panel: out[0..32).
 ROOTS_INLINE void widen_dot(const float* x, int64_t k, const int8_t* panel, float* out) {
@@ -97,10 +100,12 @@ Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scal
   epilogue.activation = static_cast<Activation>(activation);
   const int8_t* weights = data<int8_t>(packed);
   if (M > kSkinnyRows && K > 0) {
-    const Matrix<float> a{data<float>(x), K, 1};
-    return gemm_packed<PlainPanels<float>, false>(context, M, N, K, PackRows<float>{a},
-                                                  PackWidened{weights, data<float>(scale), shape},
-                                                  data<float>(out), N, epilogue);
+    const PackRows<float> rows{{data<float>(x), K, 1}};
+    return for_columns(context, N, kWidenedColumns, [&](int64_t j0, int64_t n) {
+      const PackWidened widened{weights + j0 / kPanel * shape.panel_bytes(), data<float>(scale) + j0, shape};
+      return gemm_packed<PlainPanels<float>, true>(context, M, n, K, rows, widened, data<float>(out) + j0, N,
+                                                   epilogue.from(j0));
+    });
   }
   const int64_t per_chunk = ceil_div(262144, shape.panel_bytes() + 1);
   context.parallel_for(ceil_div(shape.panels, per_chunk), [&](int64_t chunk) {

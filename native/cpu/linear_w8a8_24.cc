@@ -51,20 +51,20 @@ ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
 #if defined(__AVX512VBMI2__)
 // Rows rows of a tile against a panel that is expanded on its way.
 template <int Rows>
-void sparse_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
+void sparse_tile(int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel, const int32_t* sums,
                  int32_t (*out)[kPanel]) {
   vnni_tile<Rows>(
-      quads, a, height, [&](int64_t q, int64_t half) { return expand(panel + q * kQuadBytes, half); }, sums,
+      quads, a, stride, [&](int64_t q, int64_t half) { return expand(panel + q * kQuadBytes, half); }, sums,
       out);
 }
 
 template <int Rows = kI8Rows>
-ROOTS_INLINE void sparse_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t height,
+ROOTS_INLINE void sparse_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t stride,
                                   const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
   if constexpr (Rows > 1) {
-    if (count < Rows) return sparse_dispatch<Rows - 1>(count, quads, a, height, panel, sums, out);
+    if (count < Rows) return sparse_dispatch<Rows - 1>(count, quads, a, stride, panel, sums, out);
   }
-  sparse_tile<Rows>(quads, a, height, panel, sums, out);
+  sparse_tile<Rows>(quads, a, stride, panel, sums, out);
 }
 #endif
 
@@ -81,12 +81,15 @@ struct SparsePanels {
       expand_quad(from + q * kQuadBytes, to + q * 2 * kHalf);
     return to;
   }
-  ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel,
+  ROOTS_INLINE void prefetch(int64_t p, int64_t slice, int64_t slices) const {
+    prefetch_slice(data + p * shape.panel_bytes(), shape.panel_bytes(), slice, slices);
+  }
+  ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel,
                          const int32_t* sums, int32_t (*out)[kPanel]) const {
 #if defined(__AVX512VBMI2__)
-    if (in_place) return sparse_dispatch(count, quads, a, height, panel, sums, out);
+    if (in_place) return sparse_dispatch(count, quads, a, stride, panel, sums, out);
 #endif
-    i8_tile_dispatch(count, quads, a, height, panel, sums, out);
+    i8_tile_dispatch(count, quads, a, stride, panel, sums, out);
   }
 };
 

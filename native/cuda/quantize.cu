@@ -24,7 +24,8 @@ __global__ void rows_kernel(const float* x, int8_t* q, float* scale, int64_t row
   __shared__ float space[kWarp];
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     const float top = abs_max(x + r * width, width, space);
-    const float s = top > 0 ? top / 127.0f : 1.0f, inverse = top > 0 ? 127.0f / top : 1.0f;
+    // a NaN in the row is the maximum, and then the scale
+    const float s = top == 0 ? 1.0f : top / 127.0f, inverse = top == 0 ? 1.0f : 127.0f / top;
     if (threadIdx.x == 0) scale[r] = s;
     each_in_row(stride, [&](int64_t i) {
       q[r * stride + i] = i < width ? rounded(x[r * width + i] * inverse) : static_cast<int8_t>(0);

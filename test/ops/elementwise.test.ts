@@ -28,7 +28,7 @@ const unary: Record<
   neg: [roots.neg, (x) => -x, -3, 3],
   tanh: [roots.tanh, Math.tanh, -4, 4],
   sigmoid: [roots.sigmoid, sigmoid, -9, 9],
-  erf: [roots.erf, erf, -3, 3],
+  erf: [roots.erf, erf, -5, 5],
   softplus: [roots.softplus, (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))), -6, 6],
   relu: [roots.relu, (x) => Math.max(x, 0), -3, 3],
   silu: [roots.silu, (x) => x * sigmoid(x), -6, 6],
@@ -154,6 +154,7 @@ describe('special values (N4)', () => {
       ['sqrt', Math.sqrt],
       ['tanh', Math.tanh],
       ['sigmoid', sigmoid],
+      ['erf', (v: number) => (Number.isNaN(v) ? NaN : erf(v))],
       ['relu', (v: number) => (Number.isNaN(v) ? NaN : Math.max(v, 0))],
     ] as const) {
       const got = await numbers(roots[name](x));

@@ -329,6 +329,7 @@ describe('int8 products', () => {
     [9, 33, 17],
     [17, 64, 130],
     [40, 70, 257],
+    [150, 70, 4099],
   ])('matmulI8 %ix%ix%i is exact, -128 and 127 included', async (m, n, k) => {
     const [a, b] = [random(m * k, 1), random(k * n, 99)];
     a.fill(-128, 0, Math.min(k, 8));
@@ -376,6 +377,19 @@ describe('int8 products', () => {
         expect(error).toBeGreaterThan(0);
       }
     }
+  });
+  it('a NaN or an infinity in a row of x shows in that row of W8A8, and in no other', async () => {
+    const values = Float32Array.from({ length: 4 * 96 }, (_, i) => Math.sin(i));
+    values[96 + 7] = NaN;
+    values[2 * 96 + 95] = -Infinity;
+    const { q, scale } = roots.quantizeWeightI8(roots.randn([40, 96]));
+    const y = await numbers(
+      roots.linearW8A8(tensor(values, { shape: [4, 96] }), roots.packI8(q), scale),
+    );
+    y.forEach((v, i) => {
+      const row = Math.floor(i / 40);
+      expect(Number.isFinite(v), `${i}`).toBe(row === 0 || row === 3);
+    });
   });
   it('W8A16 equals the float product of the dequantized weight', async () => {
     for (const m of [1, 4, 5, 30]) {

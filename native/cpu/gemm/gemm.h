@@ -41,20 +41,43 @@ struct Epilogue {
 
   ROOTS_INLINE bool empty() const { return !bias && !pre && activation == Activation::none; }
 
+  // for the columns of C from `column` on, when there is no pre
+  ROOTS_INLINE Epilogue from(int64_t column) const {
+    Epilogue part = *this;
+    if (bias) part.bias += column;
+    return part;
+  }
+
+  // m finished sums from `column` on; pre_offset is their offset in the whole matrix
+  ROOTS_INLINE Vec<T> finish(Vec<T> x, int64_t pre_offset, int64_t column, int64_t m) const {
+    if (bias) x = x + Vec<T>::load_partial(bias + column, m);
+    if (pre) x.store_partial(pre + pre_offset, m);
+    return activate(activation, x);
+  }
+
   // columns [column, column + n) of one row of C; pre_offset is the offset of c in the whole matrix
   ROOTS_INLINE void apply(T* c, int64_t pre_offset, int64_t column, int64_t n) const {
     using V = Vec<T>;
     for (int64_t j = 0; j < n; j += V::kWidth) {
       const int64_t m = n - j < V::kWidth ? n - j : V::kWidth;
-      V x = V::load_partial(c + j, m);
-      if (bias) x = x + V::load_partial(bias + column + j, m);
-      if (pre) x.store_partial(pre + pre_offset + j, m);
-      activate(activation, x).store_partial(c + j, m);
+      finish(V::load_partial(c + j, m), pre_offset + j, column + j, m).store_partial(c + j, m);
     }
   }
 };
 
 ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// body(first column, columns) for all N, `step` at a time, in parallel: the first status that is not null.
+template <class Body>
+ROOTS_INLINE Status for_columns(const Context& context, int64_t N, int64_t step, const Body& body) {
+  Status failure = nullptr;
+  context.parallel_for(ceil_div(N, step), [&](int64_t chunk) {
+    const int64_t j0 = chunk * step;
+    const Status status = body(j0, N - j0 < step ? N - j0 : step);
+    if (status) __atomic_store_n(&failure, status, __ATOMIC_RELAXED);
+  });
+  return failure;
+}
 
 // A read-only matrix: element (i, j) at data[i * rows + j * columns].
 template <class T>

@@ -29,7 +29,7 @@ struct PackedShape {
 
 #if defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
-constexpr int kI8Rows = 8;                   // 16 accumulators reach the peak
+constexpr int kI8Rows = 14;                  // of 32 registers: 28 sums, 2 of weights, 1 of activations
 #else
 constexpr bool kUnsignedActivations = false;
 constexpr int kI8Rows = 2;
@@ -44,16 +44,15 @@ ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, __m512i b) {
 
 // Sums of Rows rows of a tile against one panel: out[r][0..32). load(q, half) gives quad q of 16 outputs.
 template <int Rows, class Load>
-ROOTS_INLINE void vnni_tile(int64_t quads, const uint8_t* a, int64_t height, const Load& load,
+ROOTS_INLINE void vnni_tile(int64_t quads, const uint8_t* a, int64_t stride, const Load& load,
                             const int32_t* sums, int32_t (*out)[kPanel]) {
-  const int64_t step = height * kQuad;
   __m512i low[Rows], high[Rows];
   unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
-  for (int64_t q = 0; q < quads; ++q, a += step) {
+  for (int64_t q = 0; q < quads; ++q, a += stride) {
     const __m512i b0 = load(q, 0), b1 = load(q, 1);
     unrolled<Rows>([&](auto r) {
       int32_t quad;
-      __builtin_memcpy(&quad, a + r * 4, 4);
+      __builtin_memcpy(&quad, a + r * kQuad, 4);
       const __m512i x = _mm512_set1_epi32(quad);
       dot_quads(low[r], x, b0);
       dot_quads(high[r], x, b1);
@@ -68,17 +67,13 @@ ROOTS_INLINE void vnni_tile(int64_t quads, const uint8_t* a, int64_t height, con
 }
 #endif
 
-// Activations are packed in tiles of `height` rows (kI8Rows, or M when that is less), quad by quad: the bytes
-// of row r and quad q lie at q * height * 4 + r * 4, so that one pointer reaches all rows of a tile.
-
 // Sums of Rows rows of a tile against one panel: out[r][0..32).
 template <int Rows>
-ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel,
+ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel,
                           const int32_t* sums, int32_t (*out)[kPanel]) {
-  [[maybe_unused]] const int64_t step = height * kQuad;
 #if defined(__AVX512VNNI__)
   vnni_tile<Rows>(
-      quads, a, height,
+      quads, a, stride,
       [&](int64_t q, int64_t half) { return _mm512_loadu_si512(panel + q * 128 + half * 64); }, sums, out);
 #elif defined(__AVX2__)
   // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an
@@ -95,7 +90,7 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + q * 128 + half * 64 + j * 16)));
       for (int r = 0; r < Rows; ++r) {
         int32_t quad;
-        __builtin_memcpy(&quad, a + q * step + r * 4, 4);
+        __builtin_memcpy(&quad, a + q * stride + r * kQuad, 4);
         const __m256i x = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
         for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(x, b[j]));
       }
@@ -114,7 +109,7 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const
   for (int64_t q = 0; q < quads; ++q)
     for (int r = 0; r < Rows; ++r) {
       int8_t x[4];
-      __builtin_memcpy(x, a + q * step + r * 4, 4);
+      __builtin_memcpy(x, a + q * stride + r * kQuad, 4);
       for (int64_t c = 0; c < kPanel; ++c) {
         const int8_t* b = panel + q * 128 + c * 4;
         out[r][c] += x[0] * b[0] + x[1] * b[1] + x[2] * b[2] + x[3] * b[3];
@@ -124,70 +119,80 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t height, const
 }
 
 template <int Rows>
-void i8_tile_rows(int64_t quads, const uint8_t* a, int64_t height, const int8_t* panel, const int32_t* sums,
+void i8_tile_rows(int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel, const int32_t* sums,
                   int32_t (*out)[kPanel]) {
-  i8_tile<Rows>(quads, a, height, panel, sums, out);
+  i8_tile<Rows>(quads, a, stride, panel, sums, out);
 }
 
 template <int Rows = kI8Rows>
-ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t height,
+ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t stride,
                                    const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
   if constexpr (Rows > 1) {
-    if (count < Rows) return i8_tile_dispatch<Rows - 1>(count, quads, a, height, panel, sums, out);
+    if (count < Rows) return i8_tile_dispatch<Rows - 1>(count, quads, a, stride, panel, sums, out);
   }
-  i8_tile_rows<Rows>(quads, a, height, panel, sums, out);
+  i8_tile_rows<Rows>(quads, a, stride, panel, sums, out);
 }
 
+// Activations are packed in tiles of equal height, quad by quad, so that one pointer reaches all rows of a
+// tile and a tile is one stream: quad q of row r of a tile lies at (q * height + r) * 4.
 struct ActivationTiles {
-  int64_t quads, height;
+  int64_t quads, height, count;
   ROOTS_INLINE ActivationTiles(int64_t m, int64_t k)
-      : quads((k + kQuad - 1) / kQuad), height(m < kI8Rows ? m : kI8Rows) {}
-  ROOTS_INLINE int64_t tile_bytes() const { return quads * height * kQuad; }
-  ROOTS_INLINE int64_t bytes(int64_t m) const { return (m + kI8Rows - 1) / kI8Rows * tile_bytes(); }
+      : quads((k + kQuad - 1) / kQuad),
+        height((m - 1) / ((m + kI8Rows - 1) / kI8Rows) + 1),
+        count((m + height - 1) / height) {}
+  ROOTS_INLINE int64_t stride() const { return height * kQuad; }  // of neighbouring quads of a row
+  ROOTS_INLINE int64_t tile_bytes() const { return quads * stride(); }
+  ROOTS_INLINE int64_t bytes() const { return count * tile_bytes(); }
+  ROOTS_INLINE uint8_t* row(uint8_t* tiles, int64_t i) const {
+    return tiles + i / height * tile_bytes() + i % height * kQuad;
+  }
   // A row of quads * 4 bytes into its place.
-  ROOTS_INLINE void put(uint8_t* tiles, int64_t row, const uint8_t* from) const {
-    uint8_t* to = tiles + (row / kI8Rows) * tile_bytes() + (row % kI8Rows) * kQuad;
-    for (int64_t q = 0; q < quads; ++q) __builtin_memcpy(to + q * height * kQuad, from + q * kQuad, kQuad);
+  ROOTS_INLINE void put(uint8_t* tiles, int64_t i, const uint8_t* from) const {
+    uint8_t* to = row(tiles, i);
+    for (int64_t q = 0; q < quads; ++q) __builtin_memcpy(to + q * stride(), from + q * kQuad, kQuad);
   }
 };
 
 // max |x| of one row, and the row rounded to int8 (half to even) with scale max / 127; +128 where the product
-// instruction wants unsigned activations. A row of zeros gets scale 1.
+// instruction wants unsigned activations. A row of zeros gets scale 1, one with a NaN the scale NaN.
 // Source: dynamic per-token symmetric quantization, as in LLM.int8() (arXiv 2208.07339), section 2.
 ROOTS_INLINE float quantize_row(const float* x0, int64_t k, int64_t padded, uint8_t* q, bool offset) {
   using V = Vec<float>;
-  V best(0.0f);
+  using Bits = typename V::Mask;
+  // compared as integers, positive floats have the same order and a NaN is above all
+  Bits best[4] = {};
   int64_t i = 0;
-  for (; i + V::kWidth <= k; i += V::kWidth) {
-    const V a = abs(V::load(x0 + i));
-    best = select<float>(a > best, a, best);
-  }
-  float top = horizontal_max(best);
-  for (; i < k; ++i) {
-    const float a = x0[i] < 0 ? -x0[i] : x0[i];
-    top = a > top ? a : top;
-  }
-  const float scale = top > 0 ? top / 127.0f : 1.0f;
-  const float inverse = top > 0 ? 127.0f / top : 0.0f;
+  const auto take = [&](Bits& top, V x) {
+    const Bits bits = (Bits)x.v & 0x7fffffff;
+    top = bits > top ? bits : top;
+  };
+  for (; i + 4 * V::kWidth <= k; i += 4 * V::kWidth)
+    unrolled<4>([&](auto j) { take(best[j], V::load(x0 + i + j * V::kWidth)); });
+  for (; i < k; i += V::kWidth) take(best[0], V::load_partial(x0 + i, k - i < V::kWidth ? k - i : V::kWidth));
+  unrolled<3>([&](auto j) { best[0] = best[j + 1] > best[0] ? best[j + 1] : best[0]; });
+  int32_t bits = 0;
+  for (int j = 0; j < V::kWidth; ++j) bits = best[0][j] > bits ? best[0][j] : bits;
+  float top;
+  __builtin_memcpy(&top, &bits, 4);
+  const float scale = bits ? top / 127.0f : 1.0f;
+  const float inverse = bits ? 127.0f / top : 0.0f;
   const int bias = offset ? 128 : 0;
   // adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits
   typedef uint8_t Bytes __attribute__((vector_size(V::kWidth)));
-  const V limit(127.0f), magic(12582912.0f);
+  const V magic(12582912.0f);
   const int32_t zero = 0x4B400000 - bias;
   for (i = 0; i < k; i += V::kWidth) {
     const int64_t n = k - i < V::kWidth ? k - i : V::kWidth;
-    V x = V::load_partial(x0 + i, n) * V(inverse);
-    x = select<float>(x > limit, limit, x);
-    x = select<float>(x < -limit, -limit, x) + magic;
-    const Bytes bytes = __builtin_convertvector((typename V::Mask)x.v - zero, Bytes);
+    const V x = V::load_partial(x0 + i, n) * V(inverse) + magic;
+    const Bytes bytes = __builtin_convertvector((Bits)x.v - zero, Bytes);
     // a constant size where possible: a variable one is a call
     if (n == V::kWidth)
       __builtin_memcpy(q + i, &bytes, V::kWidth);
     else
       __builtin_memcpy(q + i, &bytes, static_cast<size_t>(n));
   }
-  i = k;
-  for (; i < padded; ++i) q[i] = static_cast<uint8_t>(bias);
+  for (i = k; i < padded; ++i) q[i] = static_cast<uint8_t>(bias);
   return scale;
 }
 

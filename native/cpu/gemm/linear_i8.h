@@ -12,6 +12,16 @@ namespace {
 
 constexpr Status kOutOfMemory = "out of memory";
 
+// Panels are asked for while the one before is multiplied, a slice with each tile. With fewer tiles than this
+// a panel is read once and in order, which the processor foresees by itself.
+constexpr int64_t kPrefetchTiles = 4;
+
+// Part `slice` of `slices` of the next bytes to read, into the second-level cache.
+ROOTS_INLINE void prefetch_slice(const int8_t* data, int64_t bytes, int64_t slice, int64_t slices) {
+  const int64_t end = bytes * (slice + 1) / slices;
+  for (int64_t i = bytes * slice / slices; i < end; i += 64) __builtin_prefetch(data + i, 0, 2);
+}
+
 // Panels as they lie in memory; linear_w8a8_24.cc has others.
 struct DensePanels {
   const int8_t* data;
@@ -20,36 +30,41 @@ struct DensePanels {
   ROOTS_INLINE const int8_t* panel(const Context&, int64_t p, int64_t) const {
     return data + p * panel_bytes;
   }
-  static ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t height,
+  ROOTS_INLINE void prefetch(int64_t p, int64_t slice, int64_t slices) const {
+    prefetch_slice(data + p * panel_bytes, panel_bytes, slice, slices);
+  }
+  static ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t stride,
                                 const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
-    i8_tile_dispatch(count, quads, a, height, panel, sums, out);
+    i8_tile_dispatch(count, quads, a, stride, panel, sums, out);
   }
 };
 
-// All tiles of (M, N): finish(row, first column, columns, sums of the tile row).
+// All tiles of (M, N): finish(row, first column, columns, sums of the tile row), which writes to `out`, (M,
+// N) of four bytes each.
 template <class Weights, class Finish>
 ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64_t K,
                              const uint8_t* activations, const Weights& weights, const int32_t* sums,
-                             const Finish& finish) {
+                             const Tensor& out, const Finish& finish) {
   Status failure = nullptr;
   const PackedShape shape(N, K);
   const ActivationTiles tiles(M, K);
+  const int64_t height = tiles.height, row_tiles = tiles.count;
+  // as many tiles to a chunk as keep its activations in the second-level cache
+  const int64_t in_cache = (int64_t{1} << 19) / (tiles.tile_bytes() + 1) + 1;
+  const int64_t row_chunks = ceil_div(row_tiles, in_cache);
+  const int64_t tiles_per_chunk = ceil_div(row_tiles, row_chunks);
   // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products
-  // are cut into row groups and enough panels for 20-50 us.
-  const int64_t row_tiles = ceil_div(M, kI8Rows);
-  const int64_t rows_per_chunk = row_tiles < 8 ? row_tiles : 8;
-  const int64_t rows = rows_per_chunk * kI8Rows < M ? rows_per_chunk * kI8Rows : M;
-  const int64_t per_panel = rows * K * kPanel + 1;
+  // are cut into enough panels for 20-50 us.
+  const int64_t per_panel = tiles_per_chunk * height * K * kPanel + 1;
   int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
   const int64_t quarter = ceil_div(shape.panels, 4), least = ceil_div(int64_t{1} << 19, per_panel);
   if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
-  const int64_t row_chunks = ceil_div(row_tiles, rows_per_chunk);
   const int64_t panel_chunks = ceil_div(shape.panels, panels_per_chunk);
   context.parallel_for(row_chunks * panel_chunks, [&](int64_t chunk) {
     const int64_t p0 = (chunk / row_chunks) * panels_per_chunk;
     const int64_t p1 = p0 + panels_per_chunk < shape.panels ? p0 + panels_per_chunk : shape.panels;
-    const int64_t t0 = (chunk % row_chunks) * rows_per_chunk;
-    const int64_t t1 = t0 + rows_per_chunk < row_tiles ? t0 + rows_per_chunk : row_tiles;
+    const int64_t t0 = (chunk % row_chunks) * tiles_per_chunk;
+    const int64_t t1 = t0 + tiles_per_chunk < row_tiles ? t0 + tiles_per_chunk : row_tiles;
     for (int64_t p = p0; p < p1; ++p) {
       const int8_t* panel = weights.panel(context, p, t1 - t0);
       if (!panel) {
@@ -57,11 +72,18 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
         return;
       }
       for (int64_t t = t0; t < t1; ++t) {
-        const int64_t i0 = t * kI8Rows, count = M - i0 < kI8Rows ? M - i0 : kI8Rows;
-        int32_t acc[kI8Rows][kPanel];
-        weights.tile(count, shape.quads, activations + t * tiles.tile_bytes(), tiles.height, panel,
-                     sums + p * kPanel, acc);
+        if (p + 1 < shape.panels && t1 - t0 >= kPrefetchTiles) weights.prefetch(p + 1, t - t0, t1 - t0);
+        const int64_t i0 = t * height, count = M - i0 < height ? M - i0 : height;
         const int64_t j0 = p * kPanel, columns = N - j0 < kPanel ? N - j0 : kPanel;
+        // the rows of the tile lie far apart: without this the stores wait for memory one after another
+        for (int64_t r = 0; r < count; ++r) {
+          const float* line = data<float>(out) + (i0 + r) * N + j0;
+          __builtin_prefetch(line, 1);
+          __builtin_prefetch(line + 16, 1);
+        }
+        int32_t acc[kI8Rows][kPanel];
+        weights.tile(count, shape.quads, activations + t * tiles.tile_bytes(), tiles.stride(), panel,
+                     sums + p * kPanel, acc);
         for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
       }
     }
@@ -90,7 +112,7 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
   if (M == 0 || N == 0) return nullptr;
   const ActivationTiles tiles(M, K);
   auto* activations =
-      static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes(M) + 64)));
+      static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes() + 64)));
   auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
   CHECK(activations && row_scale, "out of memory");
   // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
@@ -113,7 +135,7 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
   Epilogue<float> epilogue;
   epilogue.bias = static_cast<const float*>(bias.data);
   epilogue.activation = static_cast<Activation>(activation);
-  return multiply(context, M, N, K, activations, weights, sums,
+  return multiply(context, M, N, K, activations, weights, sums, out,
                   [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
                     float* y = data<float>(out) + i * N + j;
                     const float* s = data<float>(scale) + j;
@@ -122,9 +144,9 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
                     for (int64_t c = 0; c < n; c += V::kWidth) {
                       const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
                       const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
-                      (sum * (row * V::load_partial(s + c, m))).store_partial(y + c, m);
+                      const V product = sum * (row * V::load_partial(s + c, m));
+                      epilogue.finish(product, 0, j + c, m).store_partial(y + c, m);
                     }
-                    if (!epilogue.empty()) epilogue.apply(y, 0, j, n);
                   });
 }
 
