@@ -2,11 +2,13 @@
 //   node scripts/build_cuda.mjs             build/Release/roots_cuda.so (needs nvcc 12.8 or later)
 //   node scripts/build_cuda.mjs --emulated  build/cuda-emulated/roots_cuda_emulated.so
 // The real build fails on register spills and stack frames in kernels that native/cuda/budget.json does not excuse, on any exported symbol
-// but the entry, and on any library needed beyond the C library.
+// but the entry, on any library needed beyond the C library, on messages of ptxas that a kernel for Hopper was changed behind its back, and on
+// machine code of its products without tensor core instructions.
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { countInstructions, EXIT, HGMMA, LDL, STL } from './cuda_sass.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const emulated = process.argv.includes('--emulated');
@@ -98,6 +100,35 @@ if (emulated) {
   for (const k of problems)
     console.error(`${k.name} (${k.target}): ${k.stack} bytes of stack, ${k.spills} spilled`);
   check(problems.length === 0, `${problems.length} kernels spill or use the stack`);
+  // register limits ignored (C7508), products made to wait for each other (C7510 to C7514), waits put in (C7517, C7519)
+  const changed = [
+    ...new Set(log.split('\n').filter((line) => /\bC75(08|1[0-4]|17|19)\b/.test(line))),
+  ];
+  for (const line of changed) console.error(line.trim());
+  check(changed.length === 0, 'ptxas changed kernels for Hopper');
+  const cubin = join(out, 'matmul_bf16.cubin');
+  run(findNvcc(), [
+    '-std=c++17',
+    '-O3',
+    '-Inative',
+    '-cubin',
+    '-gencode=arch=compute_90a,code=sm_90a',
+    'native/cuda/matmul_bf16.cu',
+    '-o',
+    cubin,
+  ]);
+  const products = [...countInstructions(readFileSync(cubin))].filter(([name]) =>
+    /sm9011gemm_kernel/.test(name),
+  );
+  check(products.length > 0, 'no kernels of gemm/sm90.cuh in the machine code');
+  for (const [name, count] of products) {
+    const of = (operation) => count.get(operation) ?? 0;
+    // four products of 16 k a tile
+    check(
+      of(HGMMA) > 0 && of(HGMMA) % 4 === 0 && of(LDL) + of(STL) === 0 && of(EXIT) > 0,
+      `${name}: ${of(HGMMA)} wgmma, ${of(LDL)} loads and ${of(STL)} stores of spilled registers`,
+    );
+  }
   const needed = [...run('readelf', ['-d', library]).matchAll(/NEEDED.*\[([^\]]+)\]/g)].map(
     (m) => m[1],
   );

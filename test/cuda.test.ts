@@ -161,6 +161,39 @@ describeEmulated(
         [1, 1, 1, 1, 1, 1],
       ]);
     });
+    it.each([
+      [64, 64, 64],
+      [128, 256, 320],
+      [130, 304, 200],
+      [257, 70, 449],
+    ])('Hopper products of %ix%ix%i, of all layouts and both sources', (m, n, k) => {
+      // operands with few bits, so that float32 sums are exact in any order
+      const source = `
+        const kernels = await import(${JSON.stringify(join(root, 'lib/native/kernels.gen.ts'))});
+        const matrix = (rows, columns, seed) => Float32Array.from({ length: rows * columns }, (_, i) => ((Math.imul(i + seed, 2654435761) >>> 20) & 63) / 8 - 4);
+        const [m, n, k] = [${m}, ${n}, ${k}];
+        const wrong = [];
+        for (const turnA of [false, true]) for (const turnB of [false, true]) for (const dtype of ['float32', 'bfloat16']) {
+          const [a, b] = [matrix(m, k, 1), matrix(k, n, 7)];
+          const place = (values, rows, columns, turn) => {
+            const x = roots.tensor(values, { shape: [rows, columns] });
+            const laid = roots.toDevice((turn ? x.transpose().clone() : x).cast(dtype), 'cuda');
+            return turn ? laid.transpose() : laid;
+          };
+          const out = roots.zeros([m, n], { device: 'cuda' });
+          kernels.matmul_bf16(place(a, m, k, turnA), place(b, k, n, turnB), out, 0);
+          const got = await out.data();
+          let different = 0;
+          for (let i = 0; i < m; i++) for (let j = 0; j < n; j++) {
+            let sum = 0;
+            for (let l = 0; l < k; l++) sum += a[i * k + l] * b[l * n + j];
+            if (got[i * n + j] !== sum) different++;
+          }
+          if (different) wrong.push([turnA, turnB, dtype, different]);
+        }
+        print(wrong);`;
+      expect(run(source, env)).toEqual([]);
+    });
     it('kernels that CUDA lacks say so', () => {
       expect(
         run(

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -29,12 +30,18 @@ namespace emulator {
 
 Position now;
 
+void fail(const char* words) {
+  fprintf(stderr, "cuda emulator: %s (block %u,%u,%u)\n", words, now.block.x, now.block.y, now.block.z);
+  abort();
+}
+
 namespace {
 
 constexpr size_t kStack = 64 << 10;
 constexpr int kWarpSize = 32;
 
-enum class Wait { none, block, warp };
+enum class Wait { none, block, warp, turn };
+constexpr int kMostTurns = 1 << 20;  // without any other progress
 
 struct Fiber {
   void* stack_pointer = nullptr;
@@ -57,11 +64,6 @@ struct Block {
 };
 Block g;
 std::vector<unsigned char> g_shared;
-
-void fail(const char* words) {
-  fprintf(stderr, "cuda emulator: %s (block %u,%u,%u)\n", words, now.block.x, now.block.y, now.block.z);
-  abort();
-}
 
 void set_thread(int t) {
   const unsigned x = now.block_size.x, y = now.block_size.y, u = static_cast<unsigned>(t);
@@ -126,6 +128,7 @@ void run_block() {
   g.live_in_warp.back() = g.threads - static_cast<int>(warps - 1) * kWarpSize;
   g.waiting_in_warp.assign(warps, 0);
   g.parity.assign(warps, 0);
+  int turns = 0;
   while (g.finished < g.threads) {
     if (g.started < g.threads) {
       Fiber* f;
@@ -154,6 +157,17 @@ void run_block() {
       g.waiting = 0;
       ready.swap(g.parked);
     }
+    // those who wait for memory: in an order that changes from turn to turn
+    if (ready.empty() && turns < kMostTurns) {
+      std::vector<Fiber*> rest;
+      for (Fiber* f : g.parked) (f->wait == Wait::turn ? ready : rest).push_back(f);
+      g.parked.swap(rest);
+      if (!ready.empty())
+        std::rotate(ready.begin(), ready.begin() + ++turns * 7919 % static_cast<int>(ready.size()),
+                    ready.end());
+    } else {
+      turns = 0;
+    }
     if (ready.empty()) fail("a barrier or a shuffle that some threads never reach");
     for (Fiber* f : ready) resume(f);
   }
@@ -169,7 +183,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), v
   g.body = body;
   g.argument = argument;
   g.threads = static_cast<int>(block.x * block.y * block.z);
-  g_shared.resize(shared_bytes + 128);
+  g_shared.resize(shared_bytes + 1024);
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -181,13 +195,15 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), v
 
 unsigned char* dynamic_shared() {
   const auto address = reinterpret_cast<uintptr_t>(g_shared.data());
-  return reinterpret_cast<unsigned char*>((address + 127) / 128 * 128);
+  return reinterpret_cast<unsigned char*>((address + 1023) / 1024 * 1024);
 }
 
 void block_barrier() {
   ++g.waiting;
   park(Wait::block);
 }
+
+void yield() { park(Wait::turn); }
 
 int lane() { return thread_index() % kWarpSize; }
 

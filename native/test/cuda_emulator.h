@@ -15,6 +15,7 @@
 #define __global__ static
 #define __device__
 #define __host__
+#define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __noinline__ __attribute__((noinline))
@@ -35,14 +36,18 @@ extern Position now;
 
 // Calls body(argument) once per thread of the grid.
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* argument);
-unsigned char* dynamic_shared();
 void block_barrier();
 // Every lane of the warp gives `bytes` (at most 16) and receives those of lane `from`.
 void exchange(void* value, size_t bytes, int from);
+// Aligned to 1024 bytes.
+unsigned char* dynamic_shared();
 // Every lane gives `bytes` (at most 64); afterwards all[lane * 64] holds those of each, until the next
 // exchange.
 const unsigned char* gather(const void* value, size_t bytes);
 int lane();
+// Lets other threads of the block go on. Ends the process when all of them do nothing else for long.
+void yield();
+[[noreturn]] void fail(const char* words);
 
 }  // namespace emulator
 

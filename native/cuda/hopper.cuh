@@ -1,0 +1,304 @@
+// What Hopper (compute capability 9.0) adds for products: barriers in shared memory that count bytes, boxes
+// of a matrix copied by the tensor memory accelerator (TMA), and products of a whole warp group (wgmma) that
+// read their operands from shared memory. One function per instruction (PTX ISA 8.x, "mbarrier",
+// "cp.async.bulk.tensor", "wgmma"), and what each does when emulated on the CPU.
+//
+// Operands lie in shared memory in rows of 128 bytes, 16-byte chunks swizzled: the chunk's number is XORed
+// with the row's number modulo 8. Tiles start at multiples of 1024 bytes.
+#pragma once
+
+#include "core/check.h"
+#include "cuda/launch.cuh"
+#include "cuda/number.cuh"
+
+#if defined(ROOTS_CUDA_EMULATED)
+#include <vector>
+#else
+#include <cuda.h>
+#include <cudaTypedefs.h>
+#endif
+
+namespace roots {
+namespace cuda {
+namespace hopper {
+
+constexpr int kWarpGroup = 128;    // threads of one wgmma
+constexpr int kSwizzledRow = 128;  // bytes
+constexpr int kBoxElements = 64;   // of 16 bits, in such a row
+constexpr int kAlignment = 1024;   // of tiles
+
+// Where a byte of a tile lies: bits 4-6 of its address, XOR bits 7-9.
+ROOTS_BOTH uint32_t swizzle(uint32_t address) { return address ^ (address >> 3 & 0x70); }
+
+// Where an operand of a wgmma lies (PTX ISA, "Matrix descriptor"): the address, the distance of neighbouring
+// 64-wide columns of boxes (of an operand that is contiguous along M or N) and of neighbouring groups of
+// eight rows, each in units of 16 bytes; bit 62: rows of 128 bytes, swizzled.
+ROOTS_BOTH uint64_t descriptor(uint32_t address, uint32_t box_stride, uint32_t group_stride) {
+  return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(box_stride >> 4) << 16 |
+         static_cast<uint64_t>(group_stride >> 4) << 32 | uint64_t{1} << 62;
+}
+
+// Element i of thread t of a warp group's (64, N) sums.
+ROOTS_BOTH int sum_row(int t, int i) { return t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8; }
+ROOTS_BOTH int sum_column(int t, int i) { return i / 4 * 8 + t % 4 * 2 + i % 2; }
+
+// Whether the GPU has all this, and ROOTS_CUDA_HOPPER=1 asks for it: it has not run on a GPU yet.
+bool wanted();
+
+#if defined(ROOTS_CUDA_EMULATED)
+
+struct TensorMap {
+  const unsigned char* base;
+  int64_t inner, rows, pitch;  // elements, rows, bytes
+  int32_t box_rows;
+};
+
+inline Status make_map(TensorMap* map, const void* base, int64_t inner, int64_t rows, int64_t pitch,
+                       int32_t box_rows) {
+  CHECK(reinterpret_cast<uintptr_t>(base) % 16 == 0 && pitch % 16 == 0 && box_rows <= 256,
+        "a map TMA refuses");
+  *map = {static_cast<const unsigned char*>(base), inner, rows, pitch, box_rows};
+  return nullptr;
+}
+
+// Copies and products run as late as the program allows: a copy when somebody waits for a barrier in vain, a
+// product when its group is waited for. Who reads or overwrites too early gets wrong numbers.
+struct Barrier {
+  int16_t expected, pending;
+  int32_t bytes : 31;
+  uint32_t phase : 1;
+};
+static_assert(sizeof(Barrier) == 8, "as on the device");
+
+struct Copy {
+  TensorMap map;
+  Barrier* barrier;
+  unsigned char* to;
+  int32_t x, y;
+};
+struct Product {
+  float* sums;
+  uint64_t a, b;
+  bool along_m, along_n, accumulate;
+};
+struct Pending {
+  std::vector<Copy> copies;
+  struct Thread {
+    std::vector<Product> open;
+    std::vector<std::vector<Product>> groups;
+  } threads[1024];
+};
+inline Pending& pending() {
+  static Pending all;
+  return all;
+}
+
+inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - emulator::dynamic_shared());
+}
+inline void complete_phase(Barrier* b) {
+  if (b->pending == 0 && b->bytes == 0) {
+    b->phase ^= 1;
+    b->pending = b->expected;
+  }
+}
+inline void barrier_init(Barrier* b, int count) {
+  b->expected = b->pending = static_cast<int16_t>(count);
+  b->bytes = 0;
+  b->phase = 0;
+}
+inline void barrier_fence() {}
+inline void barrier_arrive(Barrier* b) {
+  if (b->pending <= 0) emulator::fail("more arrivals than a barrier expects");
+  --b->pending;
+  complete_phase(b);
+}
+inline void barrier_arrive_expect(Barrier* b, int bytes) {
+  b->bytes += bytes;
+  barrier_arrive(b);
+}
+inline void copy_box(const Copy& c) {
+  const TensorMap& m = c.map;
+  const uint32_t base = shared_address(c.to);
+  for (int32_t r = 0; r < m.box_rows; ++r)
+    for (int32_t e = 0; e < kBoxElements; ++e) {
+      uint16_t value = 0;  // outside the matrix
+      if (c.y + r < m.rows && c.x + e < m.inner)
+        memcpy(&value, m.base + (c.y + r) * m.pitch + (c.x + e) * 2, 2);
+      memcpy(emulator::dynamic_shared() + swizzle(base + static_cast<uint32_t>(r * kSwizzledRow + e * 2)),
+             &value, 2);
+    }
+  c.barrier->bytes -= m.box_rows * kSwizzledRow;
+  complete_phase(c.barrier);
+}
+inline void barrier_wait(Barrier* b, uint32_t phase) {
+  while (b->phase == phase) {
+    auto& copies = pending().copies;
+    if (!copies.empty()) {
+      const Copy first = copies.front();
+      copies.erase(copies.begin());
+      copy_box(first);
+    }
+    emulator::yield();
+  }
+}
+inline void copy_async(const TensorMap* map, Barrier* barrier, void* to, int32_t x, int32_t y) {
+  if (shared_address(to) % kAlignment != 0) emulator::fail("a box that is not aligned");
+  pending().copies.push_back({*map, barrier, static_cast<unsigned char*>(to), x, y});
+}
+template <int kCount>
+inline void more_registers() {}
+template <int kCount>
+inline void fewer_registers() {}
+
+inline Pending::Thread& this_thread() { return pending().threads[threadIdx.x]; }
+inline void products_begin() {}
+template <int kColumns, bool kAlongM, bool kAlongN>
+inline void multiply(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate) {
+  this_thread().open.push_back({d, a, b, kAlongM, kAlongN, accumulate});
+}
+inline void products_commit() {
+  this_thread().groups.push_back(this_thread().open);
+  this_thread().open.clear();
+}
+inline float operand(uint64_t descriptor, bool along_rows, int row, int k) {
+  const auto field = [&](int shift) { return static_cast<uint32_t>(descriptor >> shift & 0x3fff) << 4; };
+  const auto urow = static_cast<uint32_t>(row), uk = static_cast<uint32_t>(k);
+  const uint32_t at = field(0) + (along_rows ? urow / 64 * field(16) + uk / 8 * field(32) +
+                                                   uk % 8 * kSwizzledRow + urow % 64 * 2
+                                             : urow / 8 * field(32) + urow % 8 * kSwizzledRow + uk * 2);
+  Bf16 value;
+  memcpy(&value, emulator::dynamic_shared() + swizzle(at), 2);
+  return to_float(value);
+}
+template <int kColumns>
+inline void run(const Product& p) {
+  const int t = static_cast<int>(threadIdx.x) % kWarpGroup;
+  for (int i = 0; i < kColumns / 2; ++i) {
+    float sum = p.accumulate ? p.sums[i] : 0.0f;
+    for (int k = 0; k < 16; ++k)
+      sum += operand(p.a, p.along_m, sum_row(t, i), k) * operand(p.b, p.along_n, sum_column(t, i), k);
+    p.sums[i] = sum;
+  }
+}
+// Until at most kLeft groups of products are unfinished.
+template <int kColumns, int kLeft>
+inline void products_wait(float (&)[kColumns / 2]) {
+  auto& groups = this_thread().groups;
+  while (groups.size() > kLeft) {
+    for (const Product& p : groups.front()) run<kColumns>(p);
+    groups.erase(groups.begin());
+  }
+  __syncwarp();  // the instruction is one of the whole warp
+}
+
+#else
+
+using TensorMap = CUtensorMap;
+struct Barrier {
+  uint64_t bits;
+};
+
+// rows of `inner` elements of 16 bits, `pitch` bytes apart; boxes of 64 elements by box_rows.
+Status make_map(TensorMap* map, const void* base, int64_t inner, int64_t rows, int64_t pitch,
+                int32_t box_rows);
+
+ROOTS_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+ROOTS_DEVICE void barrier_init(Barrier* b, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
+}
+// Makes initialised barriers visible to the copies; before a __syncthreads().
+ROOTS_DEVICE void barrier_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+ROOTS_DEVICE void barrier_arrive(Barrier* b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+// Arrives, and adds to the bytes that must be copied before the phase ends.
+ROOTS_DEVICE void barrier_arrive_expect(Barrier* b, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
+               : "memory");
+}
+// Until the phase of this parity has ended.
+ROOTS_DEVICE void barrier_wait(Barrier* b, uint32_t phase) {
+  uint32_t done = 0;
+  while (!done)
+    asm volatile(
+        "{\n.reg .pred done;\nmbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\nselp.u32 %0, 1, 0, "
+        "done;\n}"
+        : "=r"(done)
+        : "r"(shared_address(b)), "r"(phase)
+        : "memory");
+}
+// The box at element x of row y, zeros where it lies outside the matrix; the barrier counts all its bytes.
+ROOTS_DEVICE void copy_async(const TensorMap* map, Barrier* barrier, void* to, int32_t x, int32_t y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+      "[%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)
+      : "memory");
+}
+// A warp group takes registers that another gave up.
+template <int kCount>
+ROOTS_DEVICE void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+ROOTS_DEVICE void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+// Before the first product after other instructions touched the sums.
+ROOTS_DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+ROOTS_DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until at most kLeft groups of products are unfinished.
+template <int kColumns, int kLeft>
+ROOTS_DEVICE void products_wait(float (&d)[kColumns / 2]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
+  if constexpr (kLeft == 0) {
+#pragma unroll
+    for (float& x : d) asm volatile("" : "+f"(x)::"memory");  // not read before the wait
+  }
+}
+// d (64, kColumns) = or += a (64, 16) b (16, kColumns), asynchronously. kAlongM: a is contiguous along M, not
+// K; kAlongN: b along N.
+template <int kColumns, bool kAlongM, bool kAlongN>
+ROOTS_DEVICE void multiply(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(kColumns == 256, "the one shape in use");
+  asm volatile(
+      "{\n.reg .pred go;\nsetp.ne.b32 go, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+      "%128, %129, go, 1, 1, %131, %132;\n}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+        "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
+        "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
+        "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
+        "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
+        "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]),
+        "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
+        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]),
+        "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]),
+        "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]),
+        "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]),
+        "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]),
+        "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]),
+        "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]),
+        "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kAlongM ? 1 : 0), "n"(kAlongN ? 1 : 0));
+}
+
+#endif
+
+}  // namespace hopper
+}  // namespace cuda
+}  // namespace roots
