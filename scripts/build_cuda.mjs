@@ -1,6 +1,6 @@
 // Builds the CUDA module, or its emulation on the CPU, and checks what can be checked without a GPU.
 //   node scripts/build_cuda.mjs             build/Release/roots_cuda.so (needs nvcc 12.8 or later)
-//   node scripts/build_cuda.mjs --emulated  build/cuda-emulated/roots_cuda_emulated.so
+//   node scripts/build_cuda.mjs --emulated  build/cuda-emulated/roots_cuda_emulated.so, and the proofs of native/test/cuda_proofs.cc
 // The real build fails on register spills and stack frames in kernels that native/cuda/budget.json does not excuse, on any exported symbol
 // but the entry, on any library needed beyond the C library, on messages of ptxas that a kernel for Hopper was changed behind its back, and on
 // machine code of its products without tensor core instructions.
@@ -8,7 +8,7 @@ import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { countInstructions, EXIT, HGMMA, LDL, STL } from './cuda_sass.mjs';
+import { countInstructions, EXIT, HGMMA, IGMMA, LDL, STL } from './cuda_sass.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const emulated = process.argv.includes('--emulated');
@@ -75,6 +75,8 @@ check(
 );
 
 if (emulated) {
+  run('cmake', ['--build', out, '--target', 'cuda_proofs']);
+  console.log(run(join(out, 'cuda_proofs'), []).trim());
   console.log(library);
 } else {
   // one block per kernel and architecture in the log of ptxas
@@ -106,28 +108,25 @@ if (emulated) {
   ];
   for (const line of changed) console.error(line.trim());
   check(changed.length === 0, 'ptxas changed kernels for Hopper');
-  const cubin = join(out, 'matmul_bf16.cubin');
-  run(findNvcc(), [
-    '-std=c++17',
-    '-O3',
-    '-Inative',
-    '-cubin',
-    '-gencode=arch=compute_90a,code=sm_90a',
-    'native/cuda/matmul_bf16.cu',
-    '-o',
-    cubin,
-  ]);
-  const products = [...countInstructions(readFileSync(cubin))].filter(([name]) =>
-    /sm9011gemm_kernel/.test(name),
-  );
-  check(products.length > 0, 'no kernels of gemm/sm90.cuh in the machine code');
-  for (const [name, count] of products) {
-    const of = (operation) => count.get(operation) ?? 0;
-    // four products of 16 k a tile
-    check(
-      of(HGMMA) > 0 && of(HGMMA) % 4 === 0 && of(LDL) + of(STL) === 0 && of(EXIT) > 0,
-      `${name}: ${of(HGMMA)} wgmma, ${of(LDL)} loads and ${of(STL)} stores of spilled registers`,
+  for (const [source, product] of [
+    ['matmul_bf16', HGMMA],
+    ['matmul_i8', IGMMA],
+  ]) {
+    const cubin = join(out, `${source}.cubin`);
+    const flags = '-std=c++17 -O3 -Inative -cubin -gencode=arch=compute_90a,code=sm_90a';
+    run(findNvcc(), [...flags.split(' '), `native/cuda/${source}.cu`, '-o', cubin]);
+    const products = [...countInstructions(readFileSync(cubin))].filter(([name]) =>
+      /sm9011gemm_kernel/.test(name),
     );
+    check(products.length > 0, `no kernels of gemm/sm90.cuh in the machine code of ${source}.cu`);
+    for (const [name, count] of products) {
+      const of = (operation) => count.get(operation) ?? 0;
+      // four products a tile
+      check(
+        of(product) > 0 && of(product) % 4 === 0 && of(LDL) + of(STL) === 0 && of(EXIT) > 0,
+        `${name}: ${of(product)} wgmma, ${of(LDL)} loads and ${of(STL)} stores of spilled registers`,
+      );
+    }
   }
   const needed = [...run('readelf', ['-d', library]).matchAll(/NEEDED.*\[([^\]]+)\]/g)].map(
     (m) => m[1],

@@ -3,6 +3,8 @@
 
 /** wgmma with both operands in shared memory, 16-bit inputs. */
 export const HGMMA = 0x9f0;
+/** The same of int8. */
+export const IGMMA = 0x9f1;
 /** Loads from and stores to local memory: spilled registers. */
 export const LDL = 0x983;
 export const STL = 0x387;

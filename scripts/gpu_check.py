@@ -537,8 +537,43 @@ def bench(c):
          "torch AdamW fused", n * 28 / 1e9, "GB/s", f"{n} parameters")
 
 
+def hopper(c):
+    """gemm/sm90.cuh, which runs on a GPU only where ROOTS_CUDA_HOPPER=1 asks for it: correctness, then speed."""
+    bf16 = torch.bfloat16
+    sizes = [(128, 256, 64), (64, 64, 64), (129, 300, 200), (257, 513, 448)]
+    if not c.m.emulated:
+        sizes += [(1000, 776, 1032), (2048, 2048, 2048), (4096, 512, 4096), (77, 50257, 768)]
+    for m, n, k in sizes:
+        for turn_a in (False, True):
+            for turn_b in (False, True):
+                for dtype in (torch.float32, bf16):
+                    a = c.randn(k, m).to(dtype).t() if turn_a else c.randn(m, k).to(dtype)
+                    b = c.randn(n, k).to(dtype).t() if turn_b else c.randn(k, n).to(dtype)
+                    o = c.new((m, n))
+                    c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [a.to(bf16).double() @ b.to(bf16).double()], 3e-6,
+                            f"Hopper {m}x{n}x{k} {'T' if turn_a else 'N'}{'T' if turn_b else 'N'} {dtype}")
+        a, b = c.ints(-127, 128, m, k, dtype=torch.int8), c.ints(-127, 128, n, k, dtype=torch.int8)
+        o = c.new((m, n), torch.int32)
+        c.check("matmul_i8", (a, b.t(), o.tensor), [o], [a.double() @ b.t().double()], 0, f"Hopper {m}x{n}x{k}")
+    if c.m.emulated:
+        return
+    for n in (1024, 4096, 8192):
+        a, b = c.randn(n, n).to(bf16), c.randn(n, n).to(bf16)
+        o, o16 = (torch.empty(n, n, device="cuda", dtype=d) for d in (torch.float32, bf16))
+        for left, right, note in ((a, b.t(), "NT"), (a, b, "NN"), (a.t(), b, "TN")):
+            duel(c, "matmul_bf16 (Hopper)", lambda: c.m("matmul_bf16", left, right, o, 0),
+                 lambda: torch.mm(left, right, out=o16), "torch bf16 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s",
+                 f"{n}^3 {note}, float32 out")
+        a8, b8 = c.ints(-127, 128, n, n, dtype=torch.int8), c.ints(-127, 128, n, n, dtype=torch.int8)
+        o32 = torch.empty(n, n, device="cuda", dtype=torch.int32)
+        duel(c, "matmul_i8 (Hopper)", lambda: c.m("matmul_i8", a8, b8.t(), o32), lambda: torch._int_mm(a8, b8.t()),
+             "torch._int_mm", 2 * n ** 3 / 1e12, "TOP/s", f"{n}^3 NT")
+
+
 def main():
     stage, path, out = sys.argv[1:4]
+    if stage == "hopper":
+        os.environ["ROOTS_CUDA_HOPPER"] = "1"
     results = os.path.join(out, "results.jsonl")
     if stage == "table":
         rows = [json.loads(line) for line in open(results)]
@@ -570,7 +605,7 @@ def main():
                 return 0
             bench(checks)
             return 0
-        correctness(checks)
+        (hopper if stage == "hopper" else correctness)(checks)
         print(f"{checks.total - checks.failed} of {checks.total} checks passed")
         return 1 if checks.failed else 0
 

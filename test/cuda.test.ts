@@ -194,6 +194,16 @@ describeEmulated(
         print(wrong);`;
       expect(run(source, env)).toEqual([]);
     });
+    it('Hopper products of int8 give W8A8 the numbers of the CPU', () => {
+      const source = `
+        const x = roots.randn([150, 96]), w = roots.randn([70, 96]), bias = roots.randn([70]);
+        const { q, scale } = roots.quantizeWeightI8(w);
+        const want = roots.linearW8A8(x, roots.packI8(q), scale, bias, { activation: 'gelu_tanh' }).dataSync();
+        const [cx, cq, cs, cb] = [x, q, scale, bias].map((t) => roots.toDevice(t, 'cuda'));
+        const got = roots.linearW8A8(cx, roots.packI8(cq), cs, cb, { activation: 'gelu_tanh' }).dataSync();
+        print(Math.max(...want.map((v, i) => Math.abs(v - got[i]))));`;
+      expect(run(source, env)).toBeLessThan(2e-5);
+    });
     it('kernels that CUDA lacks say so', () => {
       expect(
         run(

@@ -8,8 +8,8 @@
 #pragma once
 
 #include "core/check.h"
+#include "cuda/gemm/mma.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/number.cuh"
 
 #if defined(ROOTS_CUDA_EMULATED)
 #include <vector>
@@ -22,10 +22,11 @@ namespace roots {
 namespace cuda {
 namespace hopper {
 
-constexpr int kWarpGroup = 128;    // threads of one wgmma
-constexpr int kSwizzledRow = 128;  // bytes
-constexpr int kBoxElements = 64;   // of 16 bits, in such a row
-constexpr int kAlignment = 1024;   // of tiles
+constexpr int kWarpGroup = 128;      // threads of one wgmma
+constexpr int kSwizzledRow = 128;    // bytes
+constexpr int kColumns = 256;        // of one product: (64, K) times (K, 256)
+constexpr int kSums = kColumns / 2;  // of a thread
+constexpr int kAlignment = 1024;     // of tiles
 
 // Where a byte of a tile lies: bits 4-6 of its address, XOR bits 7-9.
 ROOTS_BOTH uint32_t swizzle(uint32_t address) { return address ^ (address >> 3 & 0x70); }
@@ -38,7 +39,7 @@ ROOTS_BOTH uint64_t descriptor(uint32_t address, uint32_t box_stride, uint32_t g
          static_cast<uint64_t>(group_stride >> 4) << 32 | uint64_t{1} << 62;
 }
 
-// Element i of thread t of a warp group's (64, N) sums.
+// Element i of thread t of a warp group's (64, 256) sums.
 ROOTS_BOTH int sum_row(int t, int i) { return t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8; }
 ROOTS_BOTH int sum_column(int t, int i) { return i / 4 * 8 + t % 4 * 2 + i % 2; }
 
@@ -50,14 +51,14 @@ bool wanted();
 struct TensorMap {
   const unsigned char* base;
   int64_t inner, rows, pitch;  // elements, rows, bytes
-  int32_t box_rows;
+  int32_t bytes, box_rows;     // of an element, of a box
 };
 
-inline Status make_map(TensorMap* map, const void* base, int64_t inner, int64_t rows, int64_t pitch,
-                       int32_t box_rows) {
+inline Status make_map(TensorMap* map, const void* base, int32_t bytes, int64_t inner, int64_t rows,
+                       int64_t pitch, int32_t box_rows) {
   CHECK(reinterpret_cast<uintptr_t>(base) % 16 == 0 && pitch % 16 == 0 && box_rows <= 256,
         "a map TMA refuses");
-  *map = {static_cast<const unsigned char*>(base), inner, rows, pitch, box_rows};
+  *map = {static_cast<const unsigned char*>(base), inner, rows, pitch, bytes, box_rows};
   return nullptr;
 }
 
@@ -76,21 +77,25 @@ struct Copy {
   unsigned char* to;
   int32_t x, y;
 };
+template <class P>
 struct Product {
-  float* sums;
+  typename P::Accumulator* sums;
   uint64_t a, b;
   bool along_m, along_n, accumulate;
 };
-struct Pending {
-  std::vector<Copy> copies;
-  struct Thread {
-    std::vector<Product> open;
-    std::vector<std::vector<Product>> groups;
-  } threads[1024];
-};
-inline Pending& pending() {
-  static Pending all;
+inline std::vector<Copy>& pending_copies() {
+  static std::vector<Copy> all;
   return all;
+}
+template <class P>
+struct Products {
+  std::vector<Product<P>> open;
+  std::vector<std::vector<Product<P>>> groups;
+};
+template <class P>
+inline Products<P>& this_thread() {
+  static Products<P> threads[1024];
+  return threads[threadIdx.x];
 }
 
 inline uint32_t shared_address(const void* p) {
@@ -121,19 +126,17 @@ inline void copy_box(const Copy& c) {
   const TensorMap& m = c.map;
   const uint32_t base = shared_address(c.to);
   for (int32_t r = 0; r < m.box_rows; ++r)
-    for (int32_t e = 0; e < kBoxElements; ++e) {
-      uint16_t value = 0;  // outside the matrix
-      if (c.y + r < m.rows && c.x + e < m.inner)
-        memcpy(&value, m.base + (c.y + r) * m.pitch + (c.x + e) * 2, 2);
-      memcpy(emulator::dynamic_shared() + swizzle(base + static_cast<uint32_t>(r * kSwizzledRow + e * 2)),
-             &value, 2);
+    for (int32_t i = 0; i < kSwizzledRow; ++i) {
+      const bool inside = c.y + r < m.rows && c.x + i / m.bytes < m.inner;
+      emulator::dynamic_shared()[swizzle(base + static_cast<uint32_t>(r * kSwizzledRow + i))] =
+          inside ? m.base[(c.y + r) * m.pitch + c.x * m.bytes + i] : 0;
     }
   c.barrier->bytes -= m.box_rows * kSwizzledRow;
   complete_phase(c.barrier);
 }
 inline void barrier_wait(Barrier* b, uint32_t phase) {
   while (b->phase == phase) {
-    auto& copies = pending().copies;
+    auto& copies = pending_copies();
     if (!copies.empty()) {
       const Copy first = copies.front();
       copies.erase(copies.begin());
@@ -144,49 +147,60 @@ inline void barrier_wait(Barrier* b, uint32_t phase) {
 }
 inline void copy_async(const TensorMap* map, Barrier* barrier, void* to, int32_t x, int32_t y) {
   if (shared_address(to) % kAlignment != 0) emulator::fail("a box that is not aligned");
-  pending().copies.push_back({*map, barrier, static_cast<unsigned char*>(to), x, y});
+  pending_copies().push_back({*map, barrier, static_cast<unsigned char*>(to), x, y});
 }
 template <int kCount>
 inline void more_registers() {}
 template <int kCount>
 inline void fewer_registers() {}
 
-inline Pending::Thread& this_thread() { return pending().threads[threadIdx.x]; }
 inline void products_begin() {}
-template <int kColumns, bool kAlongM, bool kAlongN>
-inline void multiply(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate) {
-  this_thread().open.push_back({d, a, b, kAlongM, kAlongN, accumulate});
+template <class P, bool kAlongM, bool kAlongN>
+inline void multiply(typename P::Accumulator (&d)[kSums], uint64_t a, uint64_t b, bool accumulate) {
+  this_thread<P>().open.push_back({d, a, b, kAlongM, kAlongN, accumulate});
 }
+template <class P>
 inline void products_commit() {
-  this_thread().groups.push_back(this_thread().open);
-  this_thread().open.clear();
+  this_thread<P>().groups.push_back(this_thread<P>().open);
+  this_thread<P>().open.clear();
 }
-inline float operand(uint64_t descriptor, bool along_rows, int row, int k) {
+// The word of P::kPerWord numbers from k on; of an operand along its rows, one number at a time.
+template <class P>
+inline uint32_t operand(uint64_t descriptor, bool along_rows, int row, int k) {
   const auto field = [&](int shift) { return static_cast<uint32_t>(descriptor >> shift & 0x3fff) << 4; };
+  const auto at = [&](uint32_t offset) { return emulator::dynamic_shared() + swizzle(field(0) + offset); };
   const auto urow = static_cast<uint32_t>(row), uk = static_cast<uint32_t>(k);
-  const uint32_t at = field(0) + (along_rows ? urow / 64 * field(16) + uk / 8 * field(32) +
-                                                   uk % 8 * kSwizzledRow + urow % 64 * 2
-                                             : urow / 8 * field(32) + urow % 8 * kSwizzledRow + uk * 2);
-  Bf16 value;
-  memcpy(&value, emulator::dynamic_shared() + swizzle(at), 2);
-  return to_float(value);
+  uint32_t word = 0;
+  if (!along_rows) {
+    memcpy(&word, at(urow / 8 * field(32) + urow % 8 * kSwizzledRow + uk * (4 / P::kPerWord)), 4);
+    return word;
+  }
+  for (uint32_t e = 0; e < 2; ++e) {
+    uint16_t value;
+    memcpy(&value,
+           at(urow / 64 * field(16) + (uk + e) / 8 * field(32) + (uk + e) % 8 * kSwizzledRow + urow % 64 * 2),
+           2);
+    word |= static_cast<uint32_t>(value) << 16 * e;
+  }
+  return word;
 }
-template <int kColumns>
-inline void run(const Product& p) {
+template <class P>
+inline void run(const Product<P>& p) {
   const int t = static_cast<int>(threadIdx.x) % kWarpGroup;
-  for (int i = 0; i < kColumns / 2; ++i) {
-    float sum = p.accumulate ? p.sums[i] : 0.0f;
-    for (int k = 0; k < 16; ++k)
-      sum += operand(p.a, p.along_m, sum_row(t, i), k) * operand(p.b, p.along_n, sum_column(t, i), k);
+  for (int i = 0; i < kSums; ++i) {
+    typename P::Accumulator sum = p.accumulate ? p.sums[i] : 0;
+    for (int k = 0; k < 8 * P::kPerWord; k += P::kPerWord)
+      sum += P::dot(operand<P>(p.a, p.along_m, sum_row(t, i), k),
+                    operand<P>(p.b, p.along_n, sum_column(t, i), k));
     p.sums[i] = sum;
   }
 }
 // Until at most kLeft groups of products are unfinished.
-template <int kColumns, int kLeft>
-inline void products_wait(float (&)[kColumns / 2]) {
-  auto& groups = this_thread().groups;
+template <class P, int kLeft>
+inline void products_wait(typename P::Accumulator (&)[kSums]) {
+  auto& groups = this_thread<P>().groups;
   while (groups.size() > kLeft) {
-    for (const Product& p : groups.front()) run<kColumns>(p);
+    for (const Product<P>& p : groups.front()) run(p);
     groups.erase(groups.begin());
   }
   __syncwarp();  // the instruction is one of the whole warp
@@ -199,8 +213,8 @@ struct Barrier {
   uint64_t bits;
 };
 
-// rows of `inner` elements of 16 bits, `pitch` bytes apart; boxes of 64 elements by box_rows.
-Status make_map(TensorMap* map, const void* base, int64_t inner, int64_t rows, int64_t pitch,
+// rows of `inner` elements of 1 or 2 bytes, `pitch` bytes apart; boxes of 128 bytes by box_rows.
+Status make_map(TensorMap* map, const void* base, int32_t bytes, int64_t inner, int64_t rows, int64_t pitch,
                 int32_t box_rows);
 
 ROOTS_DEVICE uint32_t shared_address(const void* p) {
@@ -249,52 +263,94 @@ ROOTS_DEVICE void fewer_registers() {
 }
 // Before the first product after other instructions touched the sums.
 ROOTS_DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-ROOTS_DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <class P>
+ROOTS_DEVICE void products_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 // Until at most kLeft groups of products are unfinished.
-template <int kColumns, int kLeft>
-ROOTS_DEVICE void products_wait(float (&d)[kColumns / 2]) {
+template <class P, int kLeft>
+ROOTS_DEVICE void products_wait(typename P::Accumulator (&d)[kSums]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
   if constexpr (kLeft == 0) {
 #pragma unroll
-    for (float& x : d) asm volatile("" : "+f"(x)::"memory");  // not read before the wait
+    for (int i = 0; i < kSums; ++i) {  // not read before the wait
+      if constexpr (P::kPerWord == 2)
+        asm volatile("" : "+f"(d[i])::"memory");
+      else
+        asm volatile("" : "+r"(d[i])::"memory");
+    }
   }
 }
-// d (64, kColumns) = or += a (64, 16) b (16, kColumns), asynchronously. kAlongM: a is contiguous along M, not
-// K; kAlongN: b along N.
-template <int kColumns, bool kAlongM, bool kAlongN>
-ROOTS_DEVICE void multiply(float (&d)[kColumns / 2], uint64_t a, uint64_t b, bool accumulate) {
-  static_assert(kColumns == 256, "the one shape in use");
-  asm volatile(
-      "{\n.reg .pred go;\nsetp.ne.b32 go, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-      "%128, %129, go, 1, 1, %131, %132;\n}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
-        "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
-        "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
-        "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
-        "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
-        "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]),
-        "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]),
-        "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]),
-        "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]),
-        "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]),
-        "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]),
-        "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]),
-        "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]),
-        "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kAlongM ? 1 : 0), "n"(kAlongN ? 1 : 0));
+// d (64, 256) = or += a (64, 32 bytes) b (32 bytes, 256), asynchronously. kAlongM: a is contiguous along M,
+// not K; kAlongN: b along N; int8 only along K.
+template <class P, bool kAlongM, bool kAlongN>
+ROOTS_DEVICE void multiply(typename P::Accumulator (&d)[kSums], uint64_t a, uint64_t b, bool accumulate) {
+  if constexpr (P::kPerWord == 2)
+    asm volatile(
+        "{\n.reg .pred go;\nsetp.ne.b32 go, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+        "%128, %129, go, 1, 1, %131, %132;\n}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
+          "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
+          "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
+          "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
+          "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]),
+          "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]),
+          "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
+          "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
+          "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]),
+          "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]),
+          "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]),
+          "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]),
+          "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]), "+f"(d[98]),
+          "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]),
+          "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]),
+          "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
+          "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]),
+          "+f"(d[127])
+        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kAlongM ? 1 : 0), "n"(kAlongN ? 1 : 0));
+  else
+    asm volatile(
+        "{\n.reg .pred go;\nsetp.ne.b32 go, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+        "%128, %129, go;\n}"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
+          "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]),
+          "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]),
+          "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]),
+          "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]), "+r"(d[35]),
+          "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]), "+r"(d[42]),
+          "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), "+r"(d[48]), "+r"(d[49]),
+          "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]), "+r"(d[56]),
+          "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63]),
+          "+r"(d[64]), "+r"(d[65]), "+r"(d[66]), "+r"(d[67]), "+r"(d[68]), "+r"(d[69]), "+r"(d[70]),
+          "+r"(d[71]), "+r"(d[72]), "+r"(d[73]), "+r"(d[74]), "+r"(d[75]), "+r"(d[76]), "+r"(d[77]),
+          "+r"(d[78]), "+r"(d[79]), "+r"(d[80]), "+r"(d[81]), "+r"(d[82]), "+r"(d[83]), "+r"(d[84]),
+          "+r"(d[85]), "+r"(d[86]), "+r"(d[87]), "+r"(d[88]), "+r"(d[89]), "+r"(d[90]), "+r"(d[91]),
+          "+r"(d[92]), "+r"(d[93]), "+r"(d[94]), "+r"(d[95]), "+r"(d[96]), "+r"(d[97]), "+r"(d[98]),
+          "+r"(d[99]), "+r"(d[100]), "+r"(d[101]), "+r"(d[102]), "+r"(d[103]), "+r"(d[104]), "+r"(d[105]),
+          "+r"(d[106]), "+r"(d[107]), "+r"(d[108]), "+r"(d[109]), "+r"(d[110]), "+r"(d[111]), "+r"(d[112]),
+          "+r"(d[113]), "+r"(d[114]), "+r"(d[115]), "+r"(d[116]), "+r"(d[117]), "+r"(d[118]), "+r"(d[119]),
+          "+r"(d[120]), "+r"(d[121]), "+r"(d[122]), "+r"(d[123]), "+r"(d[124]), "+r"(d[125]), "+r"(d[126]),
+          "+r"(d[127])
+        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
 #endif

@@ -2,7 +2,7 @@
 // (W8A8); the packing of int8 weights.
 #include "cuda/declare.cuh"
 #include "cuda/gemm/packed_i8.h"
-#include "cuda/gemm/sm80.cuh"
+#include "cuda/gemm/sm90.cuh"
 
 namespace roots {
 namespace cuda {
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kMostK = 131072;  // 127 * 127 * K stays below 2^31
 
-// A matrix of any strides to rows of whole words with zeros behind, or such rows back to a dense matrix.
+// A matrix of any strides to rows of row_bytes with zeros behind, or such rows back to a dense matrix.
 __global__ void pack_kernel(int8_t* matrix, int64_t row_stride, int64_t column_stride, int8_t* packed,
                             int64_t rows, int64_t columns, int64_t row_bytes, bool unpack) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -32,24 +32,23 @@ __global__ void pack_kernel(int8_t* matrix, int64_t row_stride, int64_t column_s
 }
 
 Status pack(int8_t* matrix, int64_t row_stride, int64_t column_stride, int8_t* packed, int64_t rows,
-            int64_t columns, bool unpack) {
-  const int64_t row_bytes = ceil_div(columns, 4) * 4;
+            int64_t columns, int64_t row_bytes, bool unpack) {
   if (rows * row_bytes == 0) return nullptr;
   return launch(pack_kernel, grid_for(ceil_div(rows * row_bytes, 256)), 256, 0, matrix, row_stride,
                 column_stride, packed, rows, columns, row_bytes, unpack);
 }
 
-// The operand as rows of whole words: as it lies, or packed into a workspace.
+// The operand as dense rows of row_bytes, a multiple of 16: as it lies, or packed into a workspace.
 Status whole_rows(const Tensor& t, int64_t rows, int64_t row_stride, int64_t column_stride, int64_t K,
-                  int slot, sm80::Operand* out) {
-  *out = {t.data, sm80::Source::i8, row_stride, column_stride};
-  if (K % 4 == 0 && column_stride == 1 && row_stride % 4 == 0 && reinterpret_cast<uintptr_t>(t.data) % 4 == 0)
+                  int64_t row_bytes, int slot, const int8_t** out) {
+  *out = data<int8_t>(t);
+  if (K == row_bytes && column_stride == 1 && row_stride == K &&
+      reinterpret_cast<uintptr_t>(t.data) % 16 == 0)
     return nullptr;
-  const int64_t row_bytes = ceil_div(K, 4) * 4;
-  auto* packed = static_cast<int8_t*>(workspace(slot, static_cast<size_t>(rows * row_bytes + 4)));
+  auto* packed = static_cast<int8_t*>(workspace(slot, static_cast<size_t>(rows * row_bytes + 16)));
   CHECK(packed != nullptr, kOutOfMemory);
-  *out = {packed, sm80::Source::i8, row_bytes, 1};
-  return pack(data<int8_t>(t), row_stride, column_stride, packed, rows, K, false);
+  *out = packed;
+  return pack(data<int8_t>(t), row_stride, column_stride, packed, rows, K, row_bytes, false);
 }
 
 }  // namespace
@@ -60,11 +59,13 @@ Status matmul_i8(const Context&, Tensor a, Tensor b, Tensor out) {
   const int64_t M = a.shape[0], K = a.shape[1], N = b.shape[1];
   CHECK(b.shape[0] == K && out.shape[0] == M && out.shape[1] == N && is_contiguous(out), "shapes differ");
   CHECK(K <= kMostK, "inner dimension above 131072 could overflow int32");
-  sm80::Operand rows_of_a, rows_of_b;
-  if (const Status status = whole_rows(a, M, a.strides[0], a.strides[1], K, 0, &rows_of_a)) return status;
-  if (const Status status = whole_rows(b, N, b.strides[1], b.strides[0], K, 1, &rows_of_b)) return status;
-  return sm80::gemm<I8Product>(M, N, ceil_div(K, 4) * 4, rows_of_a, rows_of_b, Batches(),
-                               sm80::StoreInt{data<int32_t>(out), N});
+  const int64_t row_bytes = ceil_div(K, 16) * 16;
+  const int8_t *rows_of_a, *rows_of_b;
+  if (const Status status = whole_rows(a, M, a.strides[0], a.strides[1], K, row_bytes, 0, &rows_of_a))
+    return status;
+  if (const Status status = whole_rows(b, N, b.strides[1], b.strides[0], K, row_bytes, 1, &rows_of_b))
+    return status;
+  return sm90::gemm_i8(M, N, row_bytes, rows_of_a, rows_of_b, sm80::StoreInt{data<int32_t>(out), N});
 }
 
 Status linear_i8_pack(const Context&, Tensor weight, Tensor packed, int64_t unpack) {
@@ -74,7 +75,7 @@ Status linear_i8_pack(const Context&, Tensor weight, Tensor packed, int64_t unpa
   const PackedI8 shape(N, K);
   CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
   CHECK(packed.shape[0] == shape.total_bytes, "packed has the wrong size");
-  return pack(data<int8_t>(weight), K, 1, data<int8_t>(packed), N, K, unpack != 0);
+  return pack(data<int8_t>(weight), K, 1, data<int8_t>(packed), N, K, shape.row_bytes, unpack != 0);
 }
 
 Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
@@ -103,9 +104,8 @@ Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, Option
   epilogue.row_scale = row_scale;
   epilogue.column_scale = data<float>(scale);
   epilogue.activation = static_cast<Activation>(activation);
-  return sm80::gemm<I8Product>(M, N, shape.row_bytes, {quantized, sm80::Source::i8, shape.row_bytes, 1},
-                               {packed.data, sm80::Source::i8, shape.row_bytes, 1}, Batches(),
-                               sm80::StoreFloat{epilogue, M, N});
+  return sm90::gemm_i8(M, N, shape.row_bytes, quantized, data<int8_t>(packed),
+                       sm80::StoreFloat{epilogue, M, N});
 }
 
 }  // namespace cuda
