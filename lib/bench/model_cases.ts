@@ -1,10 +1,12 @@
 // Prefill and decoding of a model folder as benchmark cases.
 import { noGrad } from '../autograd/modes.js';
 import { loadModel } from '../models/registry.js';
+import { quantize } from '../compress/quantize.js';
 import type { CausalLM } from '../models/causal_lm.js';
 import { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';
 import { Linear } from '../nn/linear.js';
+import { quantizeWeightI8 } from '../ops/matmul_i8.js';
 import { tensor } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -12,11 +14,18 @@ import type { Case } from './cases.js';
 
 type Stored = 'float32' | 'bfloat16' | 'int8' | 'int4';
 
-async function load(folder: string, dtype: 'float32' | 'bfloat16'): Promise<CausalLM> {
+/** A float folder, its weights as `stored` says; in the integer forms the token table and a head tied to it are int8. */
+async function load(folder: string, stored: Stored): Promise<CausalLM> {
   const { model } = await loadModel(folder);
-  if (dtype === 'bfloat16')
+  if (stored === 'bfloat16')
     for (const [, part] of model.namedModules())
       if (part instanceof Linear || part instanceof Embedding) part.storeBfloat16();
+  if (stored === 'int8') quantize(model, { scheme: 'w8a8', embeddings: true });
+  if (stored === 'int4') {
+    quantize(model, { scheme: 'w4a16', group: 32 });
+    const { q, scale } = quantizeWeightI8(model.tokenEmbedding.weight);
+    model.tokenEmbedding.setInt8(q, scale, 'w8a8');
+  }
   return model;
 }
 
@@ -28,7 +37,8 @@ function perToken(model: CausalLM): number {
   return 2 * weights;
 }
 
-function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
+/** known: the folder holds floats, which peers can load. */
+function cases(model: CausalLM, folder: string, stored: Stored, known: boolean): Case[] {
   const { context, vocab, hidden, layers } = model.shape;
   const prefill = Math.min(512, context);
   const past = Math.min(256, context - 1);
@@ -41,7 +51,6 @@ function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
   const width = { float32: 4, bfloat16: 2, int8: 1, int4: 0.53 }[stored];
   const kinds = { float32: 'f32', bfloat16: 'bf16', int8: 'i8', int4: 'f32' } as const;
   const kind: Case['kind'] = kinds[stored];
-  const known = stored === 'float32' || stored === 'bfloat16';
   const peer = { folder, dtype: stored };
   let cache: KVCache | null = null;
   return [
@@ -82,22 +91,20 @@ function cases(model: CausalLM, folder: string, stored: Stored): Case[] {
   ];
 }
 
-/** The folder as stored: quantized folders as they are, float ones in float32 and with weights in bfloat16. */
+/** Quantized folders as they are; float ones as float32, bfloat16, int8 (W8A8) and int4 (W4A16, groups of 32). */
 export async function modelCases(folder: string): Promise<{ cases: Case[]; dispose: () => void }> {
   const first = await load(folder, 'float32');
-  const [block] = first.blocks;
-  const scheme = block?.ffnOutput.scheme ?? null;
-  if (scheme)
-    return {
-      cases: cases(first, folder, scheme === 'w4a16' ? 'int4' : 'int8'),
-      dispose: () => first.dispose(),
-    };
-  const second = await load(folder, 'bfloat16');
+  const scheme = first.blocks[0]?.ffnOutput.scheme ?? null;
+  const models = new Map<Stored, CausalLM>([
+    [scheme === null ? 'float32' : scheme === 'w4a16' ? 'int4' : 'int8', first],
+  ]);
+  if (scheme === null)
+    for (const stored of ['bfloat16', 'int8', 'int4'] as const)
+      models.set(stored, await load(folder, stored));
   return {
-    cases: [...cases(first, folder, 'float32'), ...cases(second, folder, 'bfloat16')],
+    cases: [...models].flatMap(([stored, model]) => cases(model, folder, stored, scheme === null)),
     dispose: () => {
-      first.dispose();
-      second.dispose();
+      for (const model of models.values()) model.dispose();
     },
   };
 }

@@ -11,16 +11,17 @@ import { RootsError } from '../tensor/errors.js';
 /** An operation in words that every adapter understands: a name and sizes. */
 export type PeerSpec = { op: string } & Record<string, string | number | boolean>;
 
-export const libraryNames = ['torch', 'onnxruntime', 'openblas'] as const;
+export const libraryNames = ['torch', 'onnxruntime', 'llama.cpp', 'openblas'] as const;
 export type LibraryName = (typeof libraryNames)[number];
 /** All that rows can be compared with; `naive` is our own plain code. */
 export type PeerName = LibraryName | 'naive';
 export const peerNames: readonly PeerName[] = [...libraryNames, 'naive'];
 
-/** Programs for the Python that ROOTS_PEER_PYTHON names. */
+/** Programs for the Python that ROOTS_PEER_PYTHON names, and one for Node. */
 const scripts: Record<LibraryName, string> = {
   torch: 'torch_kernels.py',
   onnxruntime: 'onnxruntime_kernels.py',
+  'llama.cpp': 'llama_cpp.mjs',
   openblas: 'openblas_kernels.py',
 };
 
@@ -51,10 +52,12 @@ export class Peer {
 
   /** Starts a peer, or says why it is not there. */
   static async start(name: LibraryName, threads: number): Promise<Peer | string> {
-    const python = process.env['ROOTS_PEER_PYTHON'];
-    if (!python) return 'absent: ROOTS_PEER_PYTHON names no Python';
+    const program = scripts[name].endsWith('.py')
+      ? process.env['ROOTS_PEER_PYTHON']
+      : process.execPath;
+    if (!program) return 'absent: ROOTS_PEER_PYTHON names no Python';
     const script = fileURLToPath(new URL(`../../bench/peers/${scripts[name]}`, import.meta.url));
-    const child = spawn(python, [script, String(threads)], {
+    const child = spawn(program, [script, String(threads)], {
       env: {
         ...process.env,
         // nothing is written into the package

@@ -14,6 +14,7 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   finetune: () => import('./commands/finetune.js'),
   distill: () => import('./commands/distill.js'),
   compress: () => import('./commands/compress.js'),
+  export: () => import('./commands/export.js'),
   bench: () => import('./commands/bench.js'),
   measure: () => import('./commands/measure.js'),
   devices: () => import('./commands/devices.js'),

@@ -177,12 +177,20 @@ export async function writeNewFile(path: string, content: string | Uint8Array): 
 
 /** Replaces a single file by temporary, fsync, rename, folder fsync. */
 export async function replaceFile(path: string, content: string | Uint8Array): Promise<void> {
+  await replaceFileWith(path, (temporary) => writeFile(temporary, content, { flag: 'wx' }));
+}
+
+/** The same for content that `write` puts into a new file piece by piece. */
+export async function replaceFileWith(
+  path: string,
+  write: (temporary: string) => Promise<void>,
+): Promise<void> {
   const temporary = join(
     dirname(path),
     `${marker}${basename(path)}-${process.pid}-${randomBytes(6).toString('hex')}`,
   );
   try {
-    await writeFile(temporary, content, { flag: 'wx' });
+    await write(temporary);
     await native().fsyncPath(temporary);
     await rename(temporary, path);
     await native().fsyncPath(dirname(resolve(path)));

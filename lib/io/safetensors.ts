@@ -365,7 +365,7 @@ async function writeAll(
 }
 
 /** The elements in row-major order exactly as stored, 16-bit floats included. */
-async function rawBytes(tensor: Tensor): Promise<Uint8Array> {
+export async function rawBytes(tensor: Tensor): Promise<Uint8Array> {
   const { bytes } = dtypes[tensor.dtype];
   const target = new Uint8Array(tensor.size * bytes);
   const source = tensor.isContiguous ? tensor : denseCopy(tensor);
