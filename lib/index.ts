@@ -78,7 +78,7 @@ export { heal } from './compress/heal.js';
 export * as nn from './nn/index.js';
 export { compress } from './compress/recipe.js';
 export type { CompressOptions, PruneRatios } from './compress/recipe.js';
-export { quantize } from './compress/quantize.js';
+export { quantize } from './models/quantize.js';
 export { bench } from './bench/kernels.js';
 export type { CompressionReport } from './report/compression.js';
 export * from './optim/index.js';

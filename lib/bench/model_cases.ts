@@ -1,7 +1,7 @@
 // Prefill and decoding of a model folder as benchmark cases.
 import { noGrad } from '../autograd/modes.js';
 import { loadModel } from '../models/registry.js';
-import { quantize } from '../compress/quantize.js';
+import { quantize } from '../models/quantize.js';
 import type { CausalLM } from '../models/causal_lm.js';
 import { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';

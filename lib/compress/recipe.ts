@@ -27,7 +27,7 @@ import { heal, selfGenerated } from './heal.js';
 import type { HealBudget } from './heal.js';
 import { pruneMagnitude } from './prune/magnitude.js';
 import { pruneFfn, pruneHeads, pruneLayers } from './prune/structured.js';
-import { quantize } from './quantize.js';
+import { quantize } from '../models/quantize.js';
 
 export interface PruneRatios {
   /** Share of feed-forward neurons to remove. */

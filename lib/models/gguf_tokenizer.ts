@@ -24,7 +24,8 @@ function refuse(what: string): never {
 }
 
 /** Which pre-tokenizer of llama.cpp splits like this one. */
-function preTokenizer(tokenizer: JsonObject, family: string): string {
+function preTokenizer(tokenizer: JsonObject, family: string, merges: number): string {
+  if (merges === 0) return 'gpt-2'; // every split gives the same bytes
   const steps = parts(tokenizer['pre_tokenizer']);
   const last = steps.at(-1);
   if (last?.['type'] !== 'ByteLevel') refuse('the pre-tokenizer is not ByteLevel');
@@ -82,7 +83,7 @@ export function ggufTokenizer(
     put('scores', { float32s: tokens.map((t) => -(rank.get(t) ?? (t.length > 1 ? 1e9 : 0))) });
   } else {
     put('model', { string: 'gpt2' });
-    put('pre', { string: preTokenizer(tokenizer, family) });
+    put('pre', { string: preTokenizer(tokenizer, family, merges.length) });
     put('merges', { strings: merges });
   }
   put('tokens', { strings: tokens });

@@ -145,6 +145,15 @@ describeWithFixtures('on checkpoints', () => {
     );
     expect(a).toEqual(b);
   });
+  it('export', () => {
+    const folder = fixture('checkpoints/gpt2-shakespeare');
+    const path = join(work, 'model.gguf');
+    const r = json('export', folder, path, '--type', 'q8_0') as unknown as { bytes: number };
+    expect(r).toMatchObject({ path, architecture: 'gpt2', tensors: 52 });
+    expect(readFileSync(path).length).toBe(r.bytes);
+    expect(roots('export', folder, path, '--type', 'q5').err).toMatch(/--type must be one of f32/);
+    expect(roots('export', fixture('checkpoints/bert-tiny-sst2'), path).status).toBe(1);
+  });
   it('eval', () => {
     const r = json(
       'eval',
@@ -238,15 +247,15 @@ describe('bench', () => {
     for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.1);
     expect(roots('bench', 'train', '--sizes', '99').err).toMatch(/sizes must be among 128, 768/);
   });
-  it.skipIf(!hasFixtures)('model times prefill and one token in both precisions (G28)', () => {
+  it.skipIf(!hasFixtures)('model times prefill and one token in four forms (G28)', () => {
     const folder = fixture('checkpoints/gpt2-shakespeare');
     const r = json('bench', 'model', folder, '--threads', '2') as unknown as BenchResult;
-    expect(r.rows.map((row) => row.kernel)).toEqual([
-      'prefill float32',
-      'decode one token float32',
-      'prefill bfloat16',
-      'decode one token bfloat16',
-    ]);
+    expect(r.rows.map((row) => row.kernel)).toEqual(
+      ['float32', 'bfloat16', 'int8', 'int4'].flatMap((form) => [
+        `prefill ${form}`,
+        `decode one token ${form}`,
+      ]),
+    );
     for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.01);
   });
   it('ends quietly when nobody reads its output any more', () => {

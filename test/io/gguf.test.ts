@@ -4,7 +4,7 @@ import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { cp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { quantize } from '../../lib/compress/quantize.js';
+import { quantize } from '../../lib/models/quantize.js';
 import { exportGguf, LanguageModel } from '../../lib/index.js';
 import { openSafetensors } from '../../lib/io/safetensors.js';
 import { loadModel, writeModel } from '../../lib/models/registry.js';

@@ -1,6 +1,6 @@
 // Quantization of a model's linear layers: symmetric; int8 with one scale per output, int4 with one per output and group; ranges clipped
 // for the least error.
-import type { CausalLM } from '../models/causal_lm.js';
+import type { CausalLM } from './causal_lm.js';
 import type { Linear, QuantScheme } from '../nn/linear.js';
 import { quantizeWeightI4 } from '../ops/matmul_i4.js';
 import { quantizeWeightI8 } from '../ops/matmul_i8.js';
