@@ -43,6 +43,8 @@ function explain(target: string, error: unknown): Error {
     EACCES: 'no permission to write there',
     EPERM: 'no permission to write there',
     EROFS: 'the file system is read-only',
+    ENOENT: 'the folder it should stand in does not exist',
+    EISDIR: 'a folder stands there',
     ENOTDIR: 'a part of the path is not a folder',
     EEXIST: 'a part of the path is not a folder',
   };

@@ -40,24 +40,16 @@ const valueTypes = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8, array:
 class Writer {
   readonly #parts: Buffer[] = [];
   uint32(value: number): this {
-    const b = Buffer.alloc(4);
-    b.writeUInt32LE(value);
-    return this.#put(b);
+    return this.#fixed(4, (b) => b.writeUInt32LE(value));
   }
   int32(value: number): this {
-    const b = Buffer.alloc(4);
-    b.writeInt32LE(value);
-    return this.#put(b);
+    return this.#fixed(4, (b) => b.writeInt32LE(value));
   }
   uint64(value: number): this {
-    const b = Buffer.alloc(8);
-    b.writeBigUInt64LE(BigInt(value));
-    return this.#put(b);
+    return this.#fixed(8, (b) => b.writeBigUInt64LE(BigInt(value)));
   }
   float32(value: number): this {
-    const b = Buffer.alloc(4);
-    b.writeFloatLE(value);
-    return this.#put(b);
+    return this.#fixed(4, (b) => b.writeFloatLE(value));
   }
   string(value: string): this {
     const b = Buffer.from(value, 'utf8');
@@ -81,6 +73,11 @@ class Writer {
   }
   done(): Buffer {
     return Buffer.concat(this.#parts);
+  }
+  #fixed(bytes: number, write: (b: Buffer) => void): this {
+    const b = Buffer.alloc(bytes);
+    write(b);
+    return this.#put(b);
   }
   #put(b: Buffer): this {
     this.#parts.push(b);

@@ -266,7 +266,7 @@ export async function exportGguf(
             return await encode(laid, stored);
           } finally {
             laid.dispose();
-            if (linear) matrix.dispose();
+            matrix.dispose();
           }
         },
       });

@@ -8,7 +8,7 @@ import { quantize } from '../../lib/models/quantize.js';
 import { exportGguf, LanguageModel } from '../../lib/index.js';
 import { openSafetensors } from '../../lib/io/safetensors.js';
 import { loadModel, writeModel } from '../../lib/models/registry.js';
-import { describeWithFixtures, fixture, temporaryFolder } from '../harness.js';
+import { describeWithFixtures, expectNoLeak, fixture, temporaryFolder } from '../harness.js';
 
 const work = temporaryFolder('gguf');
 const gpt2 = fixture('checkpoints/gpt2-shakespeare');
@@ -118,13 +118,15 @@ describeWithFixtures('GGUF (G11)', () => {
       const stored = await original(gpt2, 'transformer.h.0.attn.c_proj.weight'); // (in, out)
       const want = got.values.map((_, i) => stored[(i % 128) * 128 + Math.floor(i / 128)]!);
       for (let b = 0; b < want.length; b += 32) {
-        const top = Math.max(...want.slice(b, b + 32).map(Math.abs));
-        // half a step, a whole one where the largest number has the other sign's range of q4_0, and the scale's own rounding
-        const limit = (top / levels) * (type === 'q4_0' ? 1 : 0.5) + top * 2 ** -10;
-        const worst = Math.max(
-          ...want.slice(b, b + 32).map((v, i) => Math.abs(got.values[b + i]! - v)),
-        );
-        expect(worst).toBeLessThanOrEqual(limit);
+        const block = want.slice(b, b + 32);
+        const top = block.reduce((x, y) => (Math.abs(y) > Math.abs(x) ? y : x));
+        const step = type === 'q8_0' ? Math.abs(top) / levels : -top / levels;
+        // half a step, and the rounding of the scale to float16; q4_0 has no level for the largest number with the other sign
+        const excess = block.map((v, i) => {
+          const limit = Math.abs(step) * (type === 'q4_0' && v / step > 7.5 ? 1 : 0.5);
+          return Math.abs(got.values[b + i]! - v) - limit - Math.abs(v) * 2 ** -11;
+        });
+        expect(Math.max(...excess)).toBeLessThan(1e-7);
       }
     }
   });
@@ -137,7 +139,7 @@ describeWithFixtures('GGUF (G11)', () => {
     expect(metadata.get('tokenizer.ggml.model')).toBe('llama');
     expect(metadata.get('tokenizer.ggml.add_bos_token')).toBe(true);
     expect(tensors.get('blk.0.ffn_down.weight')).toMatchObject({ type: 1, dims: [64, 172] });
-    await exportGguf(llama, path, { type: 'f32' });
+    await expectNoLeak(() => exportGguf(llama, path, { type: 'f32' }).then(() => undefined));
     const q = read(path).tensors.get('blk.0.attn_q.weight')!.values;
     const want = await original(llama, 'model.layers.0.self_attn.q_proj.weight');
     for (let head = 0; head < 8; head++)
@@ -161,7 +163,10 @@ describeWithFixtures('GGUF (G11)', () => {
     withConfig({ scale_attn_by_inverse_layer_idx: true });
     await expect(exportGguf(folder, path)).rejects.toThrow(/scale_attn_by_inverse_layer_idx/);
     await expect(exportGguf(gpt2, path, { type: 'q3' as 'f16' })).rejects.toThrow(/f32.*"q3"/);
-    await expect(exportGguf(gpt2, join(work, 'no/such/place.gguf'))).rejects.toThrow();
+    await expect(exportGguf(gpt2, join(work, 'no/such/place.gguf'))).rejects.toThrow(
+      /cannot save to .*place\.gguf: the folder it should stand in does not exist/,
+    );
+    await expect(exportGguf(gpt2, folder)).rejects.toThrow(/a folder stands there/);
     const quantized = join(work, 'w8a8');
     const { model } = await loadModel(gpt2);
     quantize(model, { scheme: 'w8a8' });
