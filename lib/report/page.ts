@@ -7,7 +7,8 @@ const style = `
   h1 { font-size: 22px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 32px 0 8px; }
   p.lead { color: #555; margin: 0 0 16px; }
   table { border-collapse: collapse; width: 100%; margin: 8px 0; }
-  th, td { padding: 5px 10px; border-bottom: 1px solid #e3e3e3; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+  th, td { padding: 5px 10px; border-bottom: 1px solid #e3e3e3; text-align: left; vertical-align: top; overflow-wrap: break-word; }
+  td:last-child { overflow-wrap: anywhere; }
   td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
   .good { color: #1a7f37; } .bad { color: #b42318; }
   .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0; }
