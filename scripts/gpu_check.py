@@ -322,14 +322,17 @@ def correctness(c):
         dense = w8.double() * ws.double()[:, None]
         c.check("linear_w8a16", (x, packed, ws, bias, o.tensor, 0), [o],
                 [x.double() @ dense.t() + bias.double()], 4e-6, f"{M} x {N} x {K}")
-        blocks = (K + 31) // 32
         q4, group = c.ints(-8, 8, N, K, dtype=torch.int8), 32
         scales = c.randn(N, (K + group - 1) // group).abs() + 0.1
-        packed4 = torch.zeros(N, blocks * 16, dtype=torch.uint8, device=c.m.device)
-        c.m("linear_i4_pack", q4, packed4, 0)
+        bytes4 = (N + 15) // 16 * (scales.shape[1] * 64 + (K + 31) // 32 * 256)
+        packed4 = torch.zeros(bytes4, dtype=torch.uint8, device=c.m.device)
+        c.m("linear_i4_pack", q4, scales, packed4, group, 0)
         c.m.synchronize()
+        back, back_scales = c.new((N, K), torch.int8), c.new(tuple(scales.shape))
+        c.check("linear_i4_pack", (back.tensor, back_scales.tensor, packed4, group, 1), [back, back_scales],
+                [q4, scales], 0, f"{N} x {K}")
         wide = q4.double() * scales.double().repeat_interleave(group, 1)[:, :K]
-        c.check("linear_w4a16", (x, packed4, scales, bias, o.tensor, group, 0), [o],
+        c.check("linear_w4a16", (x, packed4, bias, o.tensor, group, 0), [o],
                 [x.double() @ wide.t() + bias.double()], 4e-6, f"{M} x {N} x {K}")
         top = x.double().abs().amax(1)
         xs = torch.where(top > 0, top.float() / 127, torch.ones_like(top).float())

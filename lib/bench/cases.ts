@@ -121,7 +121,7 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
     shape: `${m}x${n}x${k}`,
     operations: 2 * m * n * k,
     bytes: 4 * (m * k + m * n) + weightBytes[weight] * n * k,
-    kind: weight.startsWith('w8a8') ? 'i8' : half ? 'bf16' : 'f32',
+    kind: weight.startsWith('w8a8') || weight === 'w4a16' ? 'i8' : half ? 'bf16' : 'f32',
     inputs: () =>
       tidy(() => {
         const x = randn([m, k]);
@@ -132,7 +132,7 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
         if (weight === 'bf16 packed') return [x, packLinear(cast(w, 'bfloat16'))];
         if (weight === 'w4a16') {
           const int4 = quantizeWeightI4(w, { clip: false });
-          return [x, packI4(int4.q), int4.scale];
+          return [x, packI4(int4.q, int4.scale)];
         }
         if (weight === 'w8a8 2:4') {
           // two of each four inputs dropped
@@ -148,11 +148,11 @@ function weightCase(weight: Weight, m: number, n: number, k: number): Case {
       if (weight === 'f32' || weight === 'bf16') return linear(x!, w!);
       if (weight === 'f32 packed' || weight === 'bf16 packed')
         return linearPacked(x!, w!, null, { outputs: n });
+      if (weight === 'w4a16') return linearW4A16(x!, w!, null, { outputs: n });
       const kernel = {
         w8a8: linearW8A8,
         'w8a8 2:4': linearW8A8Sparse24,
         w8a16: linearW8A16,
-        w4a16: linearW4A16,
       }[weight];
       return kernel(x!, w!, scale!);
     },

@@ -49,7 +49,7 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
   const head = 2 * vocab * hidden;
   const body = perToken(model) - head;
   const width = { float32: 4, bfloat16: 2, int8: 1, int4: 0.53 }[stored];
-  const kinds = { float32: 'f32', bfloat16: 'bf16', int8: 'i8', int4: 'f32' } as const;
+  const kinds = { float32: 'f32', bfloat16: 'bf16', int8: 'i8', int4: 'i8' } as const;
   const kind: Case['kind'] = kinds[stored];
   const peer = { folder, dtype: stored };
   let cache: KVCache | null = null;

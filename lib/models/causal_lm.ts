@@ -134,12 +134,15 @@ export abstract class CausalLM extends Module {
     return this.tokenEmbedding.storesBfloat16 && !isGradEnabled() ? autocast('bfloat16', fn) : fn();
   }
 
-  /** An empty cache for this model's context; of bfloat16 where the weights are stored so. */
-  createCache(): KVCache {
-    return new KVCache(
-      this.shape.context,
-      this.tokenEmbedding.storesBfloat16 ? { dtype: 'bfloat16' } : {},
-    );
+  /**
+   * An empty cache for this model's context. What it holds is bfloat16 where weights are stored in bfloat16 or as integers, unless
+   * `dtype` says otherwise: each token reads all of it, and it is rounded less than they are.
+   */
+  createCache(options: { dtype?: 'float32' | 'bfloat16' } = {}): KVCache {
+    const narrow =
+      this.tokenEmbedding.storesBfloat16 ||
+      this.blocks.some((block) => [...block.linears.values()].some((layer) => layer.scheme));
+    return new KVCache(this.shape.context, narrow ? { dtype: 'bfloat16', ...options } : options);
   }
 
   /** (B, T) ids → (B, T, C), the final norm applied. */

@@ -166,7 +166,7 @@ export function savedTensors(model: CausalLM): {
     const [rows, width] = weight.q.shape as [number, number];
     const scale = tidy(() => reshape(weight.scale, [rows, -1]));
     temporary.push(scale);
-    if (module instanceof Linear) temporary.push(weight.q);
+    if (module instanceof Linear) temporary.push(weight.q, weight.scale);
     for (const part of ['packed', 'scale', 'q']) tensors.delete(`${name}.${part}`);
     if (scheme !== 'w8a8') {
       const words = packWords(

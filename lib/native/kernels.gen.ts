@@ -326,13 +326,13 @@ export function quantize_weight_i4(w: TensorArg, q: TensorArg, scale: TensorArg,
   number(number(number(tensor(tensor(tensor(0, w), q), scale), group), steps), max_shrink);
   call.quantize_weight_i4!(w.storage.handle, q.storage.handle, scale.storage.handle);
 }
-export function linear_i4_pack(q: TensorArg, packed: TensorArg, unpack: number): void {
-  number(tensor(tensor(0, q), packed), unpack);
-  call.linear_i4_pack!(q.storage.handle, packed.storage.handle);
+export function linear_i4_pack(q: TensorArg, scale: TensorArg, packed: TensorArg, group: number, unpack: number): void {
+  number(number(tensor(tensor(tensor(0, q), scale), packed), group), unpack);
+  call.linear_i4_pack!(q.storage.handle, scale.storage.handle, packed.storage.handle);
 }
-export function linear_w4a16(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, out: TensorArg, group: number, activation: number): void {
-  number(number(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), out), group), activation);
-  call.linear_w4a16!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
+export function linear_w4a16(x: TensorArg, packed: TensorArg, bias: TensorArg | null, out: TensorArg, group: number, activation: number): void {
+  number(number(tensor(tensor(tensor(tensor(0, x), packed), bias), out), group), activation);
+  call.linear_w4a16!(x.storage.handle, packed.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
 }
 export function attention_forward(q: TensorArg, k: TensorArg, v: TensorArg, mask: TensorArg | null, lengths: TensorArg | null, starts: TensorArg | null, out: TensorArg, lse: TensorArg, scale: number, causal: number, window: number): void {
   number(number(number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, q), k), v), mask), lengths), starts), out), lse), scale), causal), window);

@@ -20,7 +20,8 @@ export type QuantScheme = Int8Scheme | 'w4a16';
 interface QuantizedWeight {
   readonly scheme: QuantScheme;
   readonly packed: Tensor;
-  readonly scale: Tensor;
+  /** Per output; int4 weights have theirs within `packed`. */
+  readonly scale: Tensor | null;
   /** Inputs that share a scale; all of them for int8. */
   readonly group: number;
 }
@@ -82,8 +83,12 @@ export class Linear extends Module {
     if (this.#quantized) {
       const { scheme, packed, scale, group } = this.#quantized;
       if (scheme === 'w4a16')
-        return linearW4A16(x, packed, scale, this.#bias, { activation, group });
-      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale, this.#bias, {
+        return linearW4A16(x, packed, this.#bias, {
+          outputs: this.outFeatures,
+          group,
+          activation,
+        });
+      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale!, this.#bias, {
         activation,
       });
     }
@@ -135,7 +140,8 @@ export class Linear extends Module {
 
   override numParameters(): number {
     // panels are padded
-    if (this.#packed) return this.outFeatures * this.inFeatures + (this.#bias?.size ?? 0);
+    if (this.#packed || this.#quantized)
+      return this.outFeatures * this.inFeatures + (this.#bias?.size ?? 0);
     return super.numParameters();
   }
 
@@ -189,7 +195,9 @@ export class Linear extends Module {
 
   /** Exchanges the float weight for int4 values (out, in) with a scale (out, ⌈in / group⌉). Takes over both tensors. */
   setInt4(q: Tensor, scale: Tensor, group: number): void {
-    this.#setQuantized(q, { scheme: 'w4a16', packed: packI4(q), scale, group });
+    const packed = packI4(q, scale, { group });
+    scale.dispose();
+    this.#setQuantized(q, { scheme: 'w4a16', packed, scale: null, group });
   }
 
   #setQuantized(q: Tensor, weight: QuantizedWeight): void {
@@ -200,18 +208,19 @@ export class Linear extends Module {
     this.#weight = null;
     this.#quantized = weight;
     this.register('packed', weight.packed);
-    this.register('scale', weight.scale);
+    if (weight.scale) this.register('scale', weight.scale);
   }
 
-  /** The quantized values (out, in) in int8, unpacked for saving, and their scale; null for float weights. */
+  /** The quantized values (out, in) in int8, unpacked for saving, and their scale, which belong to the caller; null for float weights. */
   quantized(): { q: Tensor; scale: Tensor; scheme: QuantScheme; group: number } | null {
     if (!this.#quantized) return null;
     const { packed, scale, scheme, group } = this.#quantized;
-    const q =
-      scheme === 'w4a16'
-        ? unpackI4(packed, this.inFeatures)
-        : unpackI8(packed, this.outFeatures, this.inFeatures);
-    return { q, scale, scheme, group };
+    const [n, k] = this.#shape;
+    const int4 = scheme === 'w4a16';
+    const values = int4
+      ? unpackI4(packed, n, k, { group })
+      : { q: unpackI8(packed, n, k), scale: scale!.detach() };
+    return { ...values, scheme, group };
   }
 
   /** A layer that shares this one's bytes; changing one does not change the other. */

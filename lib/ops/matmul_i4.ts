@@ -1,9 +1,8 @@
-// Linear layers with int4 weights in groups along the input that share a scale (W4A16): a quarter of W8A16's traffic halved again.
+// Linear layers with int4 weights in groups along the input that share a scale (W4A16): half of int8's traffic.
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
-import { OptionError, ShapeError } from '../tensor/errors.js';
+import { OptionError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
-import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
 import { asRows } from './as_rows.js';
@@ -42,60 +41,88 @@ export function quantizeWeightI4(
   });
 }
 
-/** int4 values (N, K) int8 in the layout that linearW4A16 reads, uint8 (N, ⌈K / 32⌉ · 16); it never leaves the process. */
-export function packI4(q: Tensor): Tensor {
-  check.tensor('packI4', 'q', q);
-  check.rank('packI4', 'q', q, 2, '(N, K)');
-  check.dtype('packI4', 'q', q, 'int8');
-  const packed = empty([q.shape[0]!, Math.ceil(q.shape[1]! / 32) * 16], 'uint8');
-  tidy(() => kernels.linear_i4_pack(contiguous(q), packed, 0));
-  return packed;
-}
-
-/** The values that packI4 packed, exactly. → (N, k) int8 */
-export function unpackI4(packed: Tensor, k: number): Tensor {
-  check.tensor('unpackI4', 'packed', packed);
-  check.dtype('unpackI4', 'packed', packed, 'uint8');
-  check.rank('unpackI4', 'packed', packed, 2, '(N, bytes)');
-  check.integer('unpackI4', 'k', k, 0);
-  check.shape('unpackI4', 'packed', packed, [packed.shape[0]!, Math.ceil(k / 32) * 16]);
-  const q = empty([packed.shape[0]!, k], 'int8');
-  kernels.linear_i4_pack(q, packed, 1);
-  return q;
+// The layout of native/core/packed_i4.h: panels of 16 outputs, blocks of 32 inputs, 16 float32 scales for each group.
+function packedBytes(n: number, k: number, group: number): number {
+  return Math.ceil(n / 16) * (Math.ceil(k / group) * 64 + Math.ceil(k / 32) * 256);
 }
 
 /**
- * W4A16: y = activation(x Wᵀ + b), int4 weights, float32 activations and sums. x (…, K), packed = packI4((N, K)),
- * scale (N, groups) with groups of `group` inputs, bias (N) → (…, N). No gradient.
+ * int4 values q (N, K) int8 and their scale (N, ⌈K / group⌉) in the layout that linearW4A16 reads, one uint8 vector; it never leaves
+ * the process. `group` as it was quantized.
+ */
+export function packI4(q: Tensor, scale: Tensor, options: { group?: number } = {}): Tensor {
+  const op = 'packI4';
+  check.tensor(op, 'q', q);
+  check.tensor(op, 'scale', scale);
+  check.knownOptions(op, options, ['group']);
+  check.rank(op, 'q', q, 2, '(N, K)');
+  check.dtype(op, 'q', q, 'int8');
+  check.dtype(op, 'scale', scale, 'float32');
+  const { group = 128 } = options;
+  checkGroup(op, group);
+  const [n, k] = q.shape as [number, number];
+  check.shape(op, 'scale', scale, [n, Math.ceil(k / group)]);
+  const packed = empty([packedBytes(n, k, group)], 'uint8');
+  tidy(() => kernels.linear_i4_pack(contiguous(q), contiguous(scale), packed, group, 0));
+  return packed;
+}
+
+/** What packI4 packed, exactly. → q (n, k) int8, scale (n, ⌈k / group⌉) */
+export function unpackI4(
+  packed: Tensor,
+  n: number,
+  k: number,
+  options: { group?: number } = {},
+): { q: Tensor; scale: Tensor } {
+  const op = 'unpackI4';
+  check.tensor(op, 'packed', packed);
+  check.knownOptions(op, options, ['group']);
+  check.dtype(op, 'packed', packed, 'uint8');
+  check.integer(op, 'n', n, 0);
+  check.integer(op, 'k', k, 0);
+  const { group = 128 } = options;
+  checkGroup(op, group);
+  check.shape(op, 'packed', packed, [packedBytes(n, k, group)]);
+  const q = empty([n, k], 'int8');
+  const scale = empty([n, Math.ceil(k / group)], 'float32');
+  kernels.linear_i4_pack(q, scale, packed, group, 1);
+  return { q, scale };
+}
+
+export interface LinearW4A16Options {
+  /** N, the rows of the weight: panels are padded. */
+  outputs: number;
+  /** Inputs that share a scale, as they were packed. Default 128. */
+  group?: number;
+  activation?: Activation;
+}
+
+/**
+ * W4A16: y = activation(x Wᵀ + b), int4 weights. x (…, K) float32, packed = packI4((N, K)), bias (N) → (…, N) float32. No gradient.
+ *
+ * On the CPU x is rounded to 16-bit integers, a scale for each 32 of a row: xᵢ is off by at most max|x| / 32512 of its 32, and the
+ * products are exact; on other devices x stays float32.
  */
 export function linearW4A16(
   x: Tensor,
   packed: Tensor,
-  scale: Tensor,
-  bias: Tensor | null = null,
-  options: { group?: number; activation?: Activation } = {},
+  bias: Tensor | null,
+  options: LinearW4A16Options,
 ): Tensor {
   const op = 'linearW4A16';
   check.tensor(op, 'x', x);
   check.tensor(op, 'packed', packed);
-  check.tensor(op, 'scale', scale);
-  check.knownOptions(op, options, ['group', 'activation']);
-  const { group = 128, activation = 'none' } = options;
+  check.knownOptions(op, options, ['outputs', 'group', 'activation']);
+  const { outputs: n, group = 128, activation = 'none' } = options;
+  check.integer(op, 'outputs', n, 0);
   checkGroup(op, group);
   check.oneOf(op, 'activation', activation, activationNames);
   check.dtype(op, 'x', x, 'float32');
   check.dtype(op, 'packed', packed, 'uint8');
-  check.rank(op, 'packed', packed, 2, '(N, bytes)');
   check.minRank(op, x, 1);
-  const n = packed.shape[0]!;
-  const k = x.shape[x.rank - 1]!;
-  if (packed.shape[1] !== Math.ceil(k / 32) * 16)
-    throw new ShapeError(
-      `${op}: packed ${format(packed.shape)} does not belong to ${k} inputs: expected [${n}, ${Math.ceil(k / 32) * 16}]`,
-    );
-  check.shape(op, 'scale', scale, [n, Math.ceil(k / group)]);
+  check.shape(op, 'packed', packed, [packedBytes(n, x.shape[x.rank - 1]!, group)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
   return asRows(x, n, (rows, result) =>
-    kernels.linear_w4a16(rows, packed, scale, bias, result, group, activations[activation]),
+    kernels.linear_w4a16(rows, packed, bias, result, group, activations[activation]),
   );
 }

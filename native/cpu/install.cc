@@ -16,6 +16,7 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
   table->matmul_i8 = ROOTS_ISA::matmul_i8;
   table->linear_w8a8 = ROOTS_ISA::linear_w8a8;
   table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
+  table->linear_w4a16 = ROOTS_ISA::linear_w4a16;
   table->probe_fma = ROOTS_ISA::probe_fma;
 #elif defined(ROOTS_24_LEVEL)
   table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;

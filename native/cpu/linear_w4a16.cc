@@ -1,9 +1,11 @@
-// Weight-only int4: y = activation(x W^T + b), W in groups along K that share a scale, x float32; and the
-// quantization and packing of such weights.
+// Weight-only int4: y = activation(x W^T + b), W in groups along K that share a scale (core/packed_i4.h), x
+// float32; and the quantization and packing of such weights.
 //
-// Packed: rows of ceil(K / 32) blocks of 16 bytes. In a block the low nibble of byte j is weight j + 8, the
-// high nibble weight 16 + j + 8, so that a vector of bytes gives two vectors of neighbours. The 8 is taken
-// back once per group, by the sum of x over it.
+// x is rounded to 16-bit integers, a scale for each 32 of a row: q = round(x 16256 / max|x|) = 128 h + l with
+// h in [-127, 127] and l in [-64, 63]. Products of bytes are then exact integers, twice as many as in a
+// product of int8 activations but with 128 times their resolution:
+//   sum of (w + 8) q over a block = 128 sum of (w + 8) h + sum of (w + 8) l, less 8 sum of q.
+#include "core/packed_i4.h"
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/rows.h"
@@ -12,92 +14,248 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
-constexpr int64_t kBlock = 32, kBytes = kBlock / 2;
-constexpr int64_t kFew = 5;              // rows of x that stream the weights; more widen them first
-constexpr int64_t kWidenedColumns = 64;  // widened at a time by one thread, into its own cache
-
-// One vector of bytes as numbers.
-ROOTS_INLINE Vec<int32_t> widen(const uint8_t* p) {
-  using V = Vec<int32_t>;
-#if defined(__AVX512F__)
-  return V((V::Raw)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+constexpr int64_t kPanel = PackedI4::kPanel, kBlock = PackedI4::kBlock;
+constexpr int64_t kAhead = 4096;  // bytes that a stream of weights is asked for ahead of its use
+constexpr int64_t kQuad = 4, kQuads = kBlock / kQuad;  // inputs to a 32-bit lane
+#if defined(__AVX512VNNI__)
+constexpr int kRows = 8;  // of 32 registers: 8 of weights, 8 sums, 8 totals; with more, some move to memory
 #elif defined(__AVX2__)
-  return V((V::Raw)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+constexpr int kRows = 3;
 #else
-  typedef uint8_t Bytes __attribute__((vector_size(V::kWidth)));
-  Bytes bytes;
-  __builtin_memcpy(&bytes, p, sizeof bytes);
-  return V(__builtin_convertvector(bytes, V::Raw));
+constexpr int kRows = 2;
 #endif
-}
-ROOTS_INLINE Vec<float> to_float(Vec<int32_t> x) {
-  return Vec<float>(__builtin_convertvector(x.v, Vec<float>::Raw));
-}
 
-// sum of (weight + 8) x over some blocks of two rows, times their scales, added to total.
-ROOTS_INLINE void add_group(const uint8_t* const (&rows)[2], const float* x, int64_t blocks,
-                            const float (&scale)[2], Vec<float> (&total)[2]) {
-  using V = Vec<float>;
-  constexpr int64_t W = V::kWidth;
-  V low[2], high[2];
-  for (int64_t b = 0; b < blocks; ++b)
-    for (int64_t h = 0; h < kBytes; h += W) {
-      const V first = V::load(x + b * kBlock + h), second = V::load(x + b * kBlock + kBytes + h);
-      unrolled<2>([&](auto r) {
-        const Vec<int32_t> bytes = widen(rows[r] + b * kBytes + h);
-        low[r] = fma(to_float(Vec<int32_t>(bytes.v & 15)), first, low[r]);
-        high[r] = fma(to_float(Vec<int32_t>(bytes.v >> 4)), second, high[r]);
-      });
-    }
-  unrolled<2>([&](auto r) { total[r] = fma(V(scale[r]), low[r] + high[r], total[r]); });
-}
-
-struct Shape {
-  int64_t N, K, blocks, groups, group_blocks;
-  ROOTS_INLINE int64_t blocks_of(int64_t g) const {
-    const int64_t left = blocks - g * group_blocks;
-    return left < group_blocks ? left : group_blocks;
-  }
+// A block of Rows rows of x, as the tile reads it.
+template <int Rows>
+struct Block {
+  int8_t high[kQuads][Rows][kQuad], low[kQuads][Rows][kQuad];
+  float scale[Rows];
+  int32_t shift[Rows];  // -8 sum of q
 };
 
-// x padded with zeros to whole blocks, and its sum over each group times 8.
-ROOTS_INLINE void prepare_row(const float* x, const Shape& s, float* padded, float* sums) {
-  for (int64_t k = 0; k < s.blocks * kBlock; ++k) padded[k] = k < s.K ? x[k] : 0.0f;
-  for (int64_t g = 0; g < s.groups; ++g) {
-    const int64_t from = g * s.group_blocks * kBlock, to = from + s.blocks_of(g) * kBlock;
-    float sum = 0;
-    for (int64_t k = from; k < to; ++k) sum += padded[k];
-    sums[g] = 8.0f * sum;
+// max|x| as the bits of a float: compared as integers, positive floats have the same order and a NaN is above
+// all.
+ROOTS_INLINE int32_t largest_bits(const float* x, int64_t n) {
+  int32_t best = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t bits;
+    __builtin_memcpy(&bits, x + i, 4);
+    bits &= 0x7fffffff;
+    best = bits > best ? bits : best;
   }
+  return best;
 }
 
-ROOTS_INLINE int8_t nibble(const uint8_t* row, int64_t k) {
-  const uint8_t byte = row[k / kBlock * kBytes + k % kBytes];
-  return static_cast<int8_t>((k % kBlock < kBytes ? byte & 15 : byte >> 4) - 8);
+// Up to 32 elements of row `r`; the rest are zero. With a NaN or an infinity the scale is one.
+template <int Rows>
+ROOTS_INLINE void quantize_block(const float* x, int64_t n, int r, Block<Rows>& out) {
+  float values[kBlock] = {};
+  if (n >= kBlock)
+    __builtin_memcpy(values, x, sizeof values);
+  else
+    for (int64_t i = 0; i < n; ++i) values[i] = x[i];
+  const int32_t bits = largest_bits(values, kBlock);
+  float top;
+  __builtin_memcpy(&top, &bits, 4);
+  // below this the inverse would overflow
+  const bool zero = top < 1e-34f;
+  const float inverse = zero ? 0.0f : 16256.0f / top;
+  int32_t q[kBlock];
+  uint32_t sum = 0;  // of nonsense when something is not finite
+  for (int64_t i = 0; i < kBlock; ++i) {
+    // adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits
+    const float shifted = values[i] * inverse + 12582912.0f;
+    int32_t word;
+    __builtin_memcpy(&word, &shifted, 4);
+    q[i] = word - 0x4B400000;
+    sum += static_cast<uint32_t>(q[i]);
+  }
+  for (int64_t i = 0; i < kBlock; ++i) {
+    const int32_t high = (q[i] + 64) >> 7;
+    out.high[i / kQuad][r][i % kQuad] = static_cast<int8_t>(high);
+    out.low[i / kQuad][r][i % kQuad] = static_cast<int8_t>(q[i] - high * 128);
+  }
+  out.scale[r] = zero ? 0.0f : top / 16256.0f;
+  out.shift[r] = static_cast<int32_t>(0u - 8u * sum);
 }
 
-// Rows [j0, j0 + n) as float32 (n, K).
-ROOTS_INLINE void widen_rows(const uint8_t* packed, const float* scale, const Shape& s, int64_t j0, int64_t n,
-                             float* out) {
-  using V = Vec<float>;
-  for (int64_t j = 0; j < n; ++j) {
-    const uint8_t* row = packed + (j0 + j) * s.blocks * kBytes;
-    float* to = out + j * s.K;
-    for (int64_t b = 0; b < s.blocks; ++b) {
-      const float factor = scale[(j0 + j) * s.groups + b / s.group_blocks];
-      const int64_t left = s.K - b * kBlock;
-      const V f(factor), offset(-8.0f * factor);
-      for (int64_t h = 0; h < kBytes; h += V::kWidth) {
-        const Vec<int32_t> bytes = widen(row + b * kBytes + h);
-        const V low = fma(to_float(Vec<int32_t>(bytes.v & 15)), f, offset);
-        const V high = fma(to_float(Vec<int32_t>(bytes.v >> 4)), f, offset);
-        const int64_t first = left - h, second = left - kBytes - h;
-        float* o = to + b * kBlock + h;
-        low.store_partial(o, first < 0 ? 0 : first < V::kWidth ? first : V::kWidth);
-        high.store_partial(o + kBytes, second < 0 ? 0 : second < V::kWidth ? second : V::kWidth);
+#if defined(__AVX512VNNI__)
+// sum += unsigned a x four signed b, in every lane. As assembly: with the intrinsic GCC 12 copies every sum
+// from register to register.
+ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, const int8_t (&b)[kQuad]) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(b));
+}
+#elif defined(__AVX2__)
+// Sums of two neighbouring products of unsigned a and signed b, in 16 bits; and of two such sums, in 32.
+ROOTS_INLINE Vec<int32_t> byte_pairs(Vec<int32_t> a, Vec<int32_t> b) {
+#if defined(__AVX512F__)
+  return Vec<int32_t>((Vec<int32_t>::Raw)_mm512_maddubs_epi16((__m512i)a.v, (__m512i)b.v));
+#else
+  return Vec<int32_t>((Vec<int32_t>::Raw)_mm256_maddubs_epi16((__m256i)a.v, (__m256i)b.v));
+#endif
+}
+ROOTS_INLINE Vec<int32_t> pair_sums(Vec<int32_t> a) {
+#if defined(__AVX512F__)
+  return Vec<int32_t>((Vec<int32_t>::Raw)_mm512_madd_epi16((__m512i)a.v, _mm512_set1_epi16(1)));
+#else
+  return Vec<int32_t>((Vec<int32_t>::Raw)_mm256_madd_epi16((__m256i)a.v, _mm256_set1_epi16(1)));
+#endif
+}
+#endif
+
+// totals += the products of one block with its 16 outputs.
+template <int Rows>
+ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w, const float* scale,
+                            Vec<float> (&total)[Rows][kPanel / Vec<float>::kWidth]) {
+  using F = Vec<float>;
+  using I = Vec<int32_t>;
+  constexpr int kVectors = kPanel / F::kWidth;
+  unrolled<kVectors>([&](auto part) {
+    I sum[Rows];
+#if defined(__AVX512VNNI__)
+    const __m512i mask = _mm512_set1_epi8(15);
+    if constexpr (Rows <= 3) {  // two chains a row, or each product would wait for the one before
+      __m512i high[Rows], low[Rows];
+      unrolled<Rows>([&](auto r) {
+        high[r] = _mm512_setzero_si512();
+        low[r] = _mm512_set1_epi32(x.shift[r]);
+      });
+      unrolled<kQuads>([&](auto quad) {
+        const __m512i bytes = _mm512_loadu_si512(w + quad / 2 * 64);
+        const __m512i nibbles = _mm512_and_si512(quad % 2 ? _mm512_srli_epi16(bytes, 4) : bytes, mask);
+        unrolled<Rows>([&](auto r) {
+          dot_quads(high[r], nibbles, x.high[quad][r]);
+          dot_quads(low[r], nibbles, x.low[quad][r]);
+        });
+      });
+      unrolled<Rows>(
+          [&](auto r) { sum[r] = I((I::Raw)_mm512_add_epi32(_mm512_slli_epi32(high[r], 7), low[r])); });
+    } else {  // the sums of h, times 128, then those of l on top of them
+      __m512i acc[Rows], nibbles[kQuads];
+      unrolled<Rows>([&](auto r) { acc[r] = _mm512_setzero_si512(); });
+      unrolled<kQuads>([&](auto quad) {
+        const __m512i bytes = _mm512_loadu_si512(w + quad / 2 * 64);
+        nibbles[quad] = _mm512_and_si512(quad % 2 ? _mm512_srli_epi16(bytes, 4) : bytes, mask);
+        unrolled<Rows>([&](auto r) { dot_quads(acc[r], nibbles[quad], x.high[quad][r]); });
+      });
+      unrolled<Rows>([&](auto r) {
+        acc[r] = _mm512_add_epi32(_mm512_slli_epi32(acc[r], 7), _mm512_set1_epi32(x.shift[r]));
+      });
+      unrolled<kQuads>([&](auto quad) {
+        unrolled<Rows>([&](auto r) { dot_quads(acc[r], nibbles[quad], x.low[quad][r]); });
+      });
+      unrolled<Rows>([&](auto r) { sum[r] = I((I::Raw)acc[r]); });
+    }
+#elif defined(__AVX2__)
+    // 16-bit sums: at most 8 quads of two products of 15 by 127
+    typedef int16_t Halves __attribute__((vector_size(kVectorBytes)));
+    Halves high[Rows] = {}, low[Rows] = {};
+    unrolled<kQuads>([&](auto quad) {
+      const I bytes = I::load(reinterpret_cast<const int32_t*>(w + quad / 2 * 64) + part * I::kWidth);
+      const I nibbles((quad % 2 ? bytes.v >> 4 : bytes.v) & 0x0f0f0f0f);
+      unrolled<Rows>([&](auto r) {
+        int32_t h, l;
+        __builtin_memcpy(&h, x.high[quad][r], 4);
+        __builtin_memcpy(&l, x.low[quad][r], 4);
+        high[r] += (Halves)byte_pairs(nibbles, I(h)).v;
+        low[r] += (Halves)byte_pairs(nibbles, I(l)).v;
+      });
+    });
+    unrolled<Rows>([&](auto r) {
+      const I h = pair_sums(I((I::Raw)high[r])), l = pair_sums(I((I::Raw)low[r]));
+      sum[r] = I((h.v << 7) + l.v + x.shift[r]);
+    });
+#else
+    for (int r = 0; r < Rows; ++r) sum[r] = I(x.shift[r]);
+    for (int64_t quad = 0; quad < kQuads; ++quad)
+      for (int64_t i = 0; i < kQuad; ++i) {
+        I::Raw weights;
+        for (int c = 0; c < I::kWidth; ++c) {
+          const uint8_t byte = w[quad / 2 * 64 + (part * I::kWidth + c) * 4 + i];
+          weights[c] = quad % 2 ? byte >> 4 : byte & 15;
+        }
+        for (int r = 0; r < Rows; ++r) sum[r].v += weights * (x.high[quad][r][i] * 128 + x.low[quad][r][i]);
       }
+#endif
+    const F s = F::load(scale + part * F::kWidth);
+    unrolled<Rows>([&](auto r) {
+      const F product(__builtin_convertvector(sum[r].v, F::Raw));
+      total[r][part] = fma(product, s * F(x.scale[r]), total[r][part]);
+    });
+  });
+}
+
+// Rows rows of x times one panel: finish(row, vector of the panel, totals).
+template <int Rows, class Finish>
+ROOTS_INLINE void tile(const PackedI4& s, const Block<Rows>* x, const uint8_t* panel, const Finish& finish) {
+  Vec<float> total[Rows][kPanel / Vec<float>::kWidth];
+  for (int64_t g = 0, b = 0; g < s.groups; ++g) {
+    float scale[kPanel];
+    __builtin_memcpy(scale, panel, sizeof scale);
+    panel += PackedI4::kScaleBytes;
+    const int64_t end = b + s.group_blocks < s.blocks ? b + s.group_blocks : s.blocks;
+    for (; b < end; ++b, panel += PackedI4::kBlockBytes) {
+      if constexpr (Rows <= 2)
+        unrolled<4>([&](auto line) { __builtin_prefetch(panel + kAhead + line * 64); });
+      add_block<Rows>(x[b], panel, scale, total);
     }
   }
+  unrolled<Rows>([&](auto r) {
+    unrolled<kPanel / Vec<float>::kWidth>(
+        [&](auto part) { finish(int64_t{r}, int64_t{part}, total[r][part]); });
+  });
+}
+
+// y for all tiles of Rows rows.
+template <int Rows>
+Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N, int64_t K, const float* x,
+                const uint8_t* packed, const Epilogue<float>& epilogue, float* out) {
+  constexpr int64_t W = Vec<float>::kWidth;
+  const int64_t tiles = ceil_div(M, Rows);
+  auto* blocks = static_cast<Block<Rows>*>(
+      context.workspace(context.host, 6, static_cast<size_t>(tiles * s.blocks + 1) * sizeof(Block<Rows>)));
+  CHECK(blocks != nullptr, "out of memory");
+  // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
+  const int64_t tiles_per_chunk = ceil_div(65536, Rows * K + 1);
+  context.parallel_for(ceil_div(tiles, tiles_per_chunk), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * tiles_per_chunk < tiles ? (chunk + 1) * tiles_per_chunk : tiles;
+    for (int64_t t = chunk * tiles_per_chunk; t < end; ++t)
+      for (int r = 0; r < Rows; ++r) {
+        const int64_t row = t * Rows + r;
+        for (int64_t b = 0; b < s.blocks; ++b)
+          quantize_block<Rows>(x + row * K + b * kBlock, row < M ? K - b * kBlock : 0, r,
+                               blocks[t * s.blocks + b]);
+      }
+  });
+  // A chunk is at least a quarter of a million multiply-adds: less is not worth waking a thread for.
+  const int64_t per_panel = tiles * Rows * K * kPanel + 1;
+  const int64_t least = ceil_div(int64_t{1} << 18, per_panel);
+  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
+  const int64_t quarter = ceil_div(s.panels, 4);
+  if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
+  context.parallel_for(ceil_div(s.panels, panels_per_chunk), [&](int64_t chunk) {
+    const int64_t p0 = chunk * panels_per_chunk;
+    const int64_t p1 = p0 + panels_per_chunk < s.panels ? p0 + panels_per_chunk : s.panels;
+    for (int64_t p = p0; p < p1; ++p)
+      for (int64_t t = 0; t < tiles; ++t)
+        tile<Rows>(s, blocks + t * s.blocks, packed + p * s.panel_bytes(),
+                   [&](int64_t r, int64_t part, Vec<float> total) {
+                     const int64_t row = t * Rows + r, j = p * kPanel + part * W;
+                     if (row >= M || j >= N) return;
+                     const int64_t m = N - j < W ? N - j : W;
+                     epilogue.finish(total, 0, j, m).store_partial(out + row * N + j, m);
+                   });
+  });
+  return nullptr;
+}
+
+template <int Rows = kRows>
+ROOTS_INLINE Status dispatch(int64_t rows, const Context& context, const PackedI4& s, int64_t M, int64_t N,
+                             int64_t K, const float* x, const uint8_t* packed,
+                             const Epilogue<float>& epilogue, float* out) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return dispatch<Rows - 1>(rows, context, s, M, N, K, x, packed, epilogue, out);
+  return multiply<Rows>(context, s, M, N, K, x, packed, epilogue, out);
 }
 
 // The sum of squared errors of one group at a scale.
@@ -163,45 +321,59 @@ Status quantize_weight_i4(const Context& context, Tensor w, Tensor q, Tensor sca
   return nullptr;
 }
 
-// q (N, K) int8 in [-8, 7] <-> packed (N, ceil(K / 32) * 16) uint8. unpack = 1 restores the weights exactly.
-Status linear_i4_pack(const Context& context, Tensor q, Tensor packed, int64_t unpack) {
+// q (N, K) int8 in [-8, 7] and scale (N, ceil(K / group)) <-> packed (core/packed_i4.h). unpack = 1 restores
+// both exactly.
+Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor packed, int64_t group,
+                      int64_t unpack) {
   CHECK(q.rank == 2 && q.dtype == DType::i8 && is_contiguous(q), "q must be a contiguous int8 matrix");
-  const int64_t N = q.shape[0], K = q.shape[1], bytes = ceil_div(K, kBlock) * kBytes;
-  CHECK(packed.rank == 2 && packed.dtype == DType::u8 && is_contiguous(packed) && packed.shape[0] == N &&
-            packed.shape[1] == bytes,
-        "packed must be uint8 (N, bytes of whole blocks)");
-  for_rows(context, N, K, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      int8_t* row = data<int8_t>(q) + r * K;
-      uint8_t* to = data<uint8_t>(packed) + r * bytes;
-      if (unpack) {
-        for (int64_t k = 0; k < K; ++k) row[k] = nibble(to, k);
-        continue;
+  CHECK(group > 0 && group % kBlock == 0, "group must be a multiple of 32");
+  const int64_t N = q.shape[0], K = q.shape[1];
+  const PackedI4 s(N, K, group);
+  CHECK(scale.rank == 2 && scale.dtype == DType::f32 && is_contiguous(scale) && scale.shape[0] == N &&
+            scale.shape[1] == s.groups,
+        "one scale per output and group");
+  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == s.total_bytes(),
+        "packed has the wrong size");
+  auto* bytes = data<uint8_t>(packed);
+  for_rows(context, s.panels, kPanel * K, [&](int64_t begin, int64_t end) {
+    if (!unpack)
+      __builtin_memset(bytes + begin * s.panel_bytes(), 0,
+                       static_cast<size_t>((end - begin) * s.panel_bytes()));
+    for (int64_t n = begin * kPanel; n < end * kPanel; ++n) {
+      if (n >= N && unpack) break;
+      for (int64_t g = 0; g < s.groups && n < N; ++g) {
+        float* mine = data<float>(scale) + n * s.groups + g;
+        uint8_t* other = bytes + s.scale_at(n, g);
+        if (unpack)
+          __builtin_memcpy(mine, other, 4);
+        else
+          __builtin_memcpy(other, mine, 4);
       }
-      for (int64_t i = 0; i < bytes; ++i) {
-        const int64_t k = i / kBytes * kBlock + i % kBytes;
-        const int low = k < K ? row[k] : 0, high = k + kBytes < K ? row[k + kBytes] : 0;
-        to[i] = static_cast<uint8_t>(((low + 8) & 15) | (((high + 8) & 15) << 4));
+      for (int64_t k = 0; k < s.blocks * kBlock; ++k) {
+        uint8_t& byte = bytes[s.byte_at(n, k)];
+        const int shift = PackedI4::high(k) ? 4 : 0;
+        const bool inside = n < N && k < K;
+        if (!unpack)
+          byte = static_cast<uint8_t>(byte | (inside ? data<int8_t>(q)[n * K + k] + 8 : 8) << shift);
+        else if (inside)
+          data<int8_t>(q)[n * K + k] = static_cast<int8_t>((byte >> shift & 15) - 8);
       }
     }
   });
   return nullptr;
 }
 
-// y = activation(x W^T + b): x (M, K) float32, packed and scale as above, group a multiple of 32.
-Status linear_w4a16(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
-                    Tensor out, int64_t group, int64_t activation) {
+// y = activation(x W^T + b): x (M, K) float32, packed and group as above.
+Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, Tensor out,
+                    int64_t group, int64_t activation) {
   CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
+  CHECK(is_contiguous(x) && is_contiguous(out), "needs contiguous tensors");
   CHECK(group > 0 && group % kBlock == 0, "group must be a multiple of 32");
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
-  const Shape s{N, K, ceil_div(K, kBlock), ceil_div(K, group), group / kBlock};
-  CHECK(packed.dtype == DType::u8 && packed.rank == 2 && packed.shape[0] == N &&
-            packed.shape[1] == s.blocks * kBytes && is_contiguous(packed),
+  const PackedI4 s(N, K, group);
+  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == s.total_bytes(),
         "packed has the wrong size");
-  CHECK(scale.rank == 2 && scale.shape[0] == N && scale.shape[1] == s.groups,
-        "one scale per output and group");
   CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
         "one bias per output");
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
@@ -209,52 +381,10 @@ Status linear_w4a16(const Context& context, Tensor x, Tensor packed, Tensor scal
   Epilogue<float> epilogue;
   epilogue.bias = static_cast<const float*>(bias.data);
   epilogue.activation = static_cast<Activation>(activation);
-  const auto* weights = data<const uint8_t>(packed);
-  const auto* scales = data<const float>(scale);
-  if (M > kFew && K > 0)
-    return for_columns(context, N, kWidenedColumns, [&](int64_t j0, int64_t n) -> Status {
-      auto* wide = static_cast<float*>(
-          context.scratch(context.host, 6, static_cast<size_t>(kWidenedColumns * K) * sizeof(float)));
-      CHECK(wide, "out of memory");
-      widen_rows(weights, scales, s, j0, n, wide);
-      return gemm<float, true>(context, M, n, K, {data<float>(x), K, 1}, {wide, 1, K}, data<float>(out) + j0,
-                               N, epilogue.from(j0));
-    });
-  const int64_t padded = s.blocks * kBlock;
-  auto* rows = static_cast<float*>(
-      context.workspace(context.host, 6, static_cast<size_t>(M * (padded + s.groups) + 64) * sizeof(float)));
-  CHECK(rows != nullptr, "out of memory");
-  float* sums = rows + M * padded;
-  for (int64_t m = 0; m < M; ++m)
-    prepare_row(data<float>(x) + m * K, s, rows + m * padded, sums + m * s.groups);
-  const int64_t per_chunk = (ceil_div(131072, padded + 1) + 1) / 2 * 2;
-  context.parallel_for(ceil_div(N, per_chunk), [&](int64_t chunk) {
-    const int64_t end = (chunk + 1) * per_chunk < N ? (chunk + 1) * per_chunk : N;
-    for (int64_t j = chunk * per_chunk; j < end; j += 2) {
-      // the last of an odd number of rows is computed twice
-      const int64_t second = j + 1 < end ? j + 1 : j;
-      for (int64_t m = 0; m < M; ++m) {
-        Vec<float> total[2];
-        float shift[2] = {0, 0};
-        for (int64_t g = 0; g < s.groups; ++g) {
-          const int64_t at = g * s.group_blocks * kBytes;
-          const uint8_t* const pair[2] = {weights + j * s.blocks * kBytes + at,
-                                          weights + second * s.blocks * kBytes + at};
-          const float factor[2] = {scales[j * s.groups + g], scales[second * s.groups + g]};
-          add_group(pair, rows + m * padded + g * s.group_blocks * kBlock, s.blocks_of(g), factor, total);
-          for (int r = 0; r < 2; ++r) shift[r] += factor[r] * sums[m * s.groups + g];
-        }
-        float* y = data<float>(out) + m * N;
-        y[j] = horizontal_sum(total[0]) - shift[0];
-        if (second != j) y[second] = horizontal_sum(total[1]) - shift[1];
-      }
-    }
-    if (!epilogue.empty())
-      for (int64_t m = 0; m < M; ++m)
-        epilogue.apply(data<float>(out) + m * N + chunk * per_chunk, 0, chunk * per_chunk,
-                       end - chunk * per_chunk);
-  });
-  return nullptr;
+  // tiles of equal height
+  const int64_t rows = ceil_div(M, ceil_div(M, kRows));
+  return dispatch(rows, context, s, M, N, K, data<float>(x), data<const uint8_t>(packed), epilogue,
+                  data<float>(out));
 }
 
 }  // namespace ROOTS_ISA

@@ -1,6 +1,8 @@
-// Weight-only int4: y = activation(x W^T + b), scales shared by groups along K; formats in
-// native/cpu/linear_w4a16.cc. A few rows (decoding): a warp per output reads its weights once for all of
-// them. More rows: the weights are widened into a workspace for the float32 product.
+// Weight-only int4: y = activation(x W^T + b), scales shared by groups along K; the format is
+// core/packed_i4.h, x stays float32. A few rows (decoding): a block of threads per panel of 16 outputs reads
+// its weights once for all of them. More rows: the weights are widened into a workspace for the float32
+// product.
+#include "core/packed_i4.h"
 #include "cuda/declare.cuh"
 #include "cuda/gemm/simt.cuh"
 #include "cuda/reduce.cuh"
@@ -10,12 +12,7 @@ namespace cuda {
 namespace {
 
 constexpr int kFewRows = 8, kThreads = 256;
-constexpr int64_t kBlock = 32, kBytes = kBlock / 2;
-
-ROOTS_DEVICE int nibble(const uint8_t* row, int64_t k) {
-  const int byte = row[k / kBlock * kBytes + k % kBytes];
-  return (k % kBlock < kBytes ? byte & 15 : byte >> 4) - 8;
-}
+constexpr int64_t kPanel = PackedI4::kPanel, kBlock = PackedI4::kBlock;
 
 ROOTS_DEVICE int quantized(float x) {
   x = x > 7.0f ? 7.0f : x < -8.0f ? -8.0f : x;
@@ -63,55 +60,93 @@ __global__ void quantize_kernel(const float* w, int8_t* q, float* scale, int64_t
   }
 }
 
-__global__ void pack_kernel(int8_t* q, uint8_t* packed, int64_t N, int64_t K, int64_t bytes, bool unpack) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x, count = N * (unpack ? K : bytes);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    if (unpack) {
-      q[i] = static_cast<int8_t>(nibble(packed + i / K * bytes, i % K));
-      continue;
-    }
-    const int8_t* row = q + i / bytes * K;
-    const int64_t k = i % bytes / kBytes * kBlock + i % bytes % kBytes;
-    const int low = k < K ? row[k] : 0, high = k + kBytes < K ? row[k + kBytes] : 0;
-    packed[i] = static_cast<uint8_t>(((low + 8) & 15) | (((high + 8) & 15) << 4));
+__global__ void pack_scales_kernel(float* scale, uint8_t* packed, int64_t N, PackedI4 s, bool unpack) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x, rows = s.panels * kPanel;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * s.groups;
+       i += step) {
+    const int64_t n = i / s.groups;
+    float* other = reinterpret_cast<float*>(packed + s.scale_at(n, i % s.groups));
+    if (!unpack)
+      *other = n < N ? scale[i] : 0.0f;
+    else if (n < N)
+      scale[i] = *other;
   }
 }
 
-__global__ void widen_kernel(const uint8_t* packed, const float* scale, float* out, int64_t N, int64_t K,
-                             int64_t bytes, int64_t group, int64_t groups) {
+// A thread per byte, so per two weights.
+__global__ void pack_kernel(int8_t* q, uint8_t* packed, int64_t N, int64_t K, PackedI4 s, bool unpack) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x, bytes = s.blocks * kBlock / 2;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < s.panels * kPanel * bytes;
+       i += step) {
+    // of each 8 inputs, the first 4 are in the low nibbles
+    const int64_t n = i / bytes, k = i % bytes / 4 * 8 + i % 4;
+    const bool first = n < N && k < K, second = n < N && k + 4 < K;
+    uint8_t& byte = packed[s.byte_at(n, k)];
+    int8_t* row = q + n * K;
+    if (!unpack) {
+      const int low = first ? row[k] + 8 : 8, high = second ? row[k + 4] + 8 : 8;
+      byte = static_cast<uint8_t>(low | high << 4);
+    } else {
+      if (first) row[k] = static_cast<int8_t>((byte & 15) - 8);
+      if (second) row[k + 4] = static_cast<int8_t>((byte >> 4) - 8);
+    }
+  }
+}
+
+ROOTS_DEVICE float scale_of(const uint8_t* packed, const PackedI4& s, int64_t n, int64_t group) {
+  return *reinterpret_cast<const float*>(packed + s.scale_at(n, group));
+}
+
+__global__ void widen_kernel(const uint8_t* packed, float* out, int64_t N, int64_t K, PackedI4 s) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < N * K; i += step) {
-    const int64_t row = i / K, k = i % K;
-    out[i] = static_cast<float>(nibble(packed + row * bytes, k)) * scale[row * groups + k / group];
+    const int64_t n = i / K, k = i % K;
+    const int byte = packed[s.byte_at(n, k)];
+    const float value = static_cast<float>((PackedI4::high(k) ? byte >> 4 : byte & 15) - 8);
+    out[i] = value * scale_of(packed, s, n, k / kBlock / s.group_blocks);
   }
 }
 
-__global__ void few_rows_kernel(const float* x, const uint8_t* packed, const float* scale, int64_t bytes,
-                                int64_t M, int64_t N, int64_t K, int64_t group, int64_t groups,
-                                Epilogue<float> epilogue) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
-  for (int64_t n = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp; n < N;
-       n += warps) {
+// Eight warps share a panel. A lane reads 32-bit words, eight inputs of one output; a warp 128 bytes in a
+// row: lanes 0 to 15 one piece of a block, lanes 16 to 31 the next.
+__global__ void few_rows_kernel(const float* x, const uint8_t* packed, int64_t M, int64_t N, int64_t K,
+                                PackedI4 s, Epilogue<float> epilogue) {
+  __shared__ float partial[kThreads / kWarp][kFewRows][kPanel];
+  const int64_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, column = lane % kPanel;
+  for (int64_t panel = blockIdx.x; panel < s.panels; panel += gridDim.x) {
+    const uint8_t* from = packed + panel * s.panel_bytes();
     float sum[kFewRows] = {};
-    for (int64_t i = lane; i < bytes; i += kWarp) {
-      const int byte = packed[n * bytes + i];
-      const int64_t k = i / kBytes * kBlock + i % kBytes;
-      const float factor = scale[n * groups + (k < K ? k : K - 1) / group];
-      const float low = static_cast<float>((byte & 15) - 8) * factor;
-      const float high = static_cast<float>((byte >> 4) - 8) * factor;
+    for (int64_t half = warp; half < s.blocks * 2; half += kThreads / kWarp) {
+      const int64_t block = half / 2, piece = half % 2 * 2 + lane / kPanel, k0 = block * kBlock + piece * 8;
+      const uint32_t word =
+          *reinterpret_cast<const uint32_t*>(from + s.block_at(block) + piece * 64 + column * 4);
+      const float factor =
+          *reinterpret_cast<const float*>(from + s.scales_at(block / s.group_blocks) + column * 4);
 #pragma unroll
-      for (int m = 0; m < kFewRows; ++m) {
-        if (m >= M) continue;
-        if (k < K) sum[m] = fma_of(low, x[m * K + k], sum[m]);
-        if (k + kBytes < K) sum[m] = fma_of(high, x[m * K + k + kBytes], sum[m]);
+      for (int i = 0; i < 8; ++i) {
+        // nibble 0 of byte i, then nibble 1 of byte i - 4
+        const int bits = static_cast<int>(word >> (i % 4 * 8 + i / 4 * 4)) & 15;
+        const float w = static_cast<float>(bits - 8) * factor;
+        if (k0 + i >= K) continue;
+#pragma unroll
+        for (int m = 0; m < kFewRows; ++m)
+          if (m < M) sum[m] = fma_of(w, x[m * K + k0 + i], sum[m]);
       }
     }
 #pragma unroll
     for (int m = 0; m < kFewRows; ++m) {
-      const float total = warp_reduce<Sum>(sum[m]);
-      if (lane == 0 && m < M) epilogue.store(0, m, n, N, total);
+      sum[m] += __shfl_xor_sync(kAllLanes, sum[m], static_cast<int>(kPanel));
+      if (lane < kPanel) partial[warp][m][lane] = sum[m];
     }
+    __syncthreads();
+    const int64_t m = threadIdx.x / kPanel, n = panel * kPanel + threadIdx.x % kPanel;
+    if (m < M && m < kFewRows && n < N) {
+      float total = 0;
+#pragma unroll
+      for (int w = 0; w < kThreads / kWarp; ++w) total += partial[w][m][threadIdx.x % kPanel];
+      epilogue.store(0, m, n, N, total);
+    }
+    __syncthreads();
   }
 }
 
@@ -132,29 +167,34 @@ Status quantize_weight_i4(const Context&, Tensor w, Tensor q, Tensor scale, int6
                 max_shrink);
 }
 
-Status linear_i4_pack(const Context&, Tensor q, Tensor packed, int64_t unpack) {
+Status linear_i4_pack(const Context&, Tensor q, Tensor scale, Tensor packed, int64_t group, int64_t unpack) {
   CHECK(q.rank == 2 && q.dtype == DType::i8 && is_contiguous(q), "q must be a contiguous int8 matrix");
-  const int64_t N = q.shape[0], K = q.shape[1], bytes = ceil_div(K, kBlock) * kBytes;
-  CHECK(packed.rank == 2 && packed.dtype == DType::u8 && is_contiguous(packed) && packed.shape[0] == N &&
-            packed.shape[1] == bytes,
-        "packed must be uint8 (N, bytes of whole blocks)");
+  CHECK(group > 0 && group % kBlock == 0, "group must be a multiple of 32");
+  const int64_t N = q.shape[0], K = q.shape[1];
+  const PackedI4 s(N, K, group);
+  CHECK(scale.rank == 2 && scale.dtype == DType::f32 && is_contiguous(scale) && scale.shape[0] == N &&
+            scale.shape[1] == s.groups,
+        "one scale per output and group");
+  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == s.total_bytes(),
+        "packed has the wrong size");
   if (N * K == 0) return nullptr;
-  return launch(pack_kernel, grid_for(ceil_div(N * K, kThreads)), kThreads, 0, data<int8_t>(q),
-                data<uint8_t>(packed), N, K, bytes, unpack != 0);
+  const Status status = launch(pack_scales_kernel, grid_for(ceil_div(s.panels * kPanel * s.groups, kThreads)),
+                               kThreads, 0, data<float>(scale), data<uint8_t>(packed), N, s, unpack != 0);
+  if (status) return status;
+  return launch(pack_kernel, grid_for(ceil_div(s.panels * kPanel * s.blocks * kBlock / 2, kThreads)),
+                kThreads, 0, data<int8_t>(q), data<uint8_t>(packed), N, K, s, unpack != 0);
 }
 
-Status linear_w4a16(const Context&, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
-                    int64_t group, int64_t activation) {
+Status linear_w4a16(const Context&, Tensor x, Tensor packed, OptionalTensor bias, Tensor out, int64_t group,
+                    int64_t activation) {
   CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
+  CHECK(is_contiguous(x) && is_contiguous(out), "needs contiguous tensors");
   CHECK(group > 0 && group % kBlock == 0, "group must be a multiple of 32");
-  const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1], bytes = ceil_div(K, kBlock) * kBytes,
-                groups = ceil_div(K, group);
-  CHECK(packed.dtype == DType::u8 && packed.rank == 2 && packed.shape[0] == N && packed.shape[1] == bytes &&
-            is_contiguous(packed),
+  const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
+  const PackedI4 s(N, K, group);
+  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == s.total_bytes(),
         "packed has the wrong size");
-  CHECK(scale.rank == 2 && scale.shape[0] == N && scale.shape[1] == groups, "one scale per output and group");
   CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
         "one bias per output");
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
@@ -164,15 +204,13 @@ Status linear_w4a16(const Context&, Tensor x, Tensor packed, Tensor scale, Optio
   epilogue.bias = data<float>(bias);
   epilogue.activation = static_cast<Activation>(activation);
   if (M <= kFewRows)
-    return launch(few_rows_kernel, grid_for(ceil_div(N, kThreads / kWarp)), kThreads, 0, data<const float>(x),
-                  data<const uint8_t>(packed), data<const float>(scale), bytes, M, N, K, group, groups,
-                  epilogue);
+    return launch(few_rows_kernel, grid_for(s.panels), kThreads, 0, data<const float>(x),
+                  data<const uint8_t>(packed), M, N, K, s, epilogue);
   auto* wide = static_cast<float*>(workspace(0, static_cast<size_t>(N * K + 1) * sizeof(float)));
   CHECK(wide != nullptr, kOutOfMemory);
   if (N * K > 0)
-    if (const Status status =
-            launch(widen_kernel, grid_for(ceil_div(N * K, kThreads)), kThreads, 0,
-                   data<const uint8_t>(packed), data<const float>(scale), wide, N, K, bytes, group, groups))
+    if (const Status status = launch(widen_kernel, grid_for(ceil_div(N * K, kThreads)), kThreads, 0,
+                                     data<const uint8_t>(packed), wide, N, K, s))
       return status;
   return simt::gemm<float, float>(M, N, K, {data<float>(x), K, 1}, {wide, K, 1}, Batches(), epilogue);
 }

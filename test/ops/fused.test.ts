@@ -432,7 +432,8 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
     const { q: qw, scale } = roots.quantizeWeightI8(b.transpose().clone());
     const packed = roots.packI8(qw);
     const int4 = roots.quantizeWeightI4(b.transpose().clone());
-    const [packed4, scale4] = [roots.packI4(int4.q), int4.scale];
+    const packed4 = roots.packI4(int4.q, int4.scale);
+    const outputs = int4.q.shape[0]!;
     const few = a.slice(0, 0, 4).clone();
     const grad = (f: (x: Tensor) => Tensor) => (): Tensor => {
       const x = a.clone().setRequiresGrad();
@@ -453,8 +454,8 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
       'matmul gradient': grad((x) => x.matmul(b).square().sum()),
       w8a8: () => roots.linearW8A8(a, packed, scale),
       w8a16: () => roots.linearW8A16(a, packed, scale),
-      w4a16: () => roots.linearW4A16(a, packed4, scale4),
-      'w4a16, few rows': () => roots.linearW4A16(few, packed4, scale4),
+      w4a16: () => roots.linearW4A16(a, packed4, null, { outputs }),
+      'w4a16, few rows': () => roots.linearW4A16(few, packed4, null, { outputs }),
     };
   })();
   for (const [name, run] of Object.entries(work))

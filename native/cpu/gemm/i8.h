@@ -17,6 +17,9 @@ namespace {
 
 constexpr int64_t kPanel = 32;  // outputs per panel: two AVX-512 vectors of int32
 constexpr int64_t kQuad = 4;    // k per 32-bit lane
+// With so few rows weights come from memory faster than the processor foresees: they are asked for ahead.
+constexpr int kStreamedRows = 2;
+constexpr int64_t kAhead = 4096;
 
 struct PackedShape {
   int64_t panels, quads;
@@ -74,7 +77,12 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t stride, const
 #if defined(__AVX512VNNI__)
   vnni_tile<Rows>(
       quads, a, stride,
-      [&](int64_t q, int64_t half) { return _mm512_loadu_si512(panel + q * 128 + half * 64); }, sums, out);
+      [&](int64_t q, int64_t half) {
+        const int8_t* line = panel + q * 128 + half * 64;
+        if constexpr (Rows <= kStreamedRows) __builtin_prefetch(line + kAhead);
+        return _mm512_loadu_si512(line);
+      },
+      sums, out);
 #elif defined(__AVX2__)
   // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an
   // accumulator holds the two pair sums of two outputs, added at the end.

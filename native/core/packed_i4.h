@@ -1,0 +1,49 @@
+// Packed int4 weights (N, K) with a scale per output and group of inputs, the same bytes on every device:
+// panels of 16 outputs; in a panel, for each group, 16 float32 scales and then the group's blocks of 32
+// inputs. A block is 4 pieces of 64 bytes: byte 4 c + i of piece j holds, of output c, input 8 j + i in the
+// low nibble and input 8 j + 4 + i in the high one, as value + 8. So neighbouring inputs of an output lie in
+// one 32-bit lane, as dot-product instructions want them, the outputs in lanes beside each other, and a panel
+// is one stream. Outputs and inputs beyond N and K are zero.
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__CUDACC__)
+#define ROOTS_LAYOUT __host__ __device__ inline __attribute__((always_inline))
+#else
+#define ROOTS_LAYOUT inline __attribute__((always_inline))
+#endif
+
+namespace roots {
+
+struct PackedI4 {
+  static constexpr int64_t kPanel = 16, kBlock = 32;
+  static constexpr int64_t kBlockBytes = kPanel * kBlock / 2, kScaleBytes = kPanel * 4;
+
+  int64_t panels, blocks, groups, group_blocks;
+
+  // group: a multiple of kBlock
+  ROOTS_LAYOUT PackedI4(int64_t outputs, int64_t inputs, int64_t group)
+      : panels((outputs + kPanel - 1) / kPanel),
+        blocks((inputs + kBlock - 1) / kBlock),
+        groups((inputs + group - 1) / group),
+        group_blocks(group / kBlock) {}
+
+  ROOTS_LAYOUT int64_t panel_bytes() const { return groups * kScaleBytes + blocks * kBlockBytes; }
+  ROOTS_LAYOUT int64_t total_bytes() const { return panels * panel_bytes(); }
+  // the bytes of block `b` within its panel, and of the scales of group `g`
+  ROOTS_LAYOUT int64_t block_at(int64_t b) const {
+    return (b / group_blocks + 1) * kScaleBytes + b * kBlockBytes;
+  }
+  ROOTS_LAYOUT int64_t scales_at(int64_t g) const { return g * (kScaleBytes + group_blocks * kBlockBytes); }
+  // where the scale of output n and group g is, and the byte of input k, whose nibble is high(k)
+  ROOTS_LAYOUT int64_t scale_at(int64_t n, int64_t g) const {
+    return n / kPanel * panel_bytes() + scales_at(g) + n % kPanel * 4;
+  }
+  ROOTS_LAYOUT int64_t byte_at(int64_t n, int64_t k) const {
+    return n / kPanel * panel_bytes() + block_at(k / kBlock) + k % kBlock / 8 * 64 + n % kPanel * 4 + k % 4;
+  }
+  static ROOTS_LAYOUT bool high(int64_t k) { return k % 8 >= 4; }
+};
+
+}  // namespace roots
