@@ -28,24 +28,33 @@ for (const line of source.split('\n')) {
 const types: Record<string, string> = {
   Tensor: 'TensorArg',
   OptionalTensor: 'TensorArg | null',
+  TensorList: 'readonly TensorArg[]',
   double: 'number',
   int64_t: 'number',
 };
+const writers: Record<string, string> = {
+  Tensor: 'tensor',
+  OptionalTensor: 'tensor',
+  TensorList: 'tensors',
+};
+const handles: Record<string, (id: string) => string> = {
+  Tensor: (id) => `${id}.storage.handle`,
+  OptionalTensor: (id) => `${id}?.storage.handle ?? null`,
+  TensorList: (id) => `handles(${id})`,
+};
 const lines = [
   '// Generated from native/kernels.def by scripts/gen_kernels.ts. Do not edit.',
-  "import { call, number, tensor } from './arguments.js';",
+  "import { call, handles, number, tensor, tensors } from './arguments.js';",
   "import type { TensorArg } from './load.js';",
   '',
 ];
 for (const { name, parameters } of kernels) {
   const signature = parameters.map(([type, id]) => `${id}: ${types[type]}`).join(', ');
   const storages = parameters
-    .filter(([type]) => type.endsWith('Tensor'))
-    .map(([type, id]) =>
-      type === 'Tensor' ? `${id}.storage.handle` : `${id}?.storage.handle ?? null`,
-    );
+    .filter(([type]) => type in handles)
+    .map(([type, id]) => handles[type]!(id));
   const numbers = parameters.reduce(
-    (before, [type, id]) => `${type.endsWith('Tensor') ? 'tensor' : 'number'}(${before}, ${id})`,
+    (before, [type, id]) => `${writers[type] ?? 'number'}(${before}, ${id})`,
     '0',
   );
   lines.push(

@@ -29,6 +29,10 @@ class CTensor(ctypes.Structure):
                 ("shape", ctypes.c_int64 * MAX_RANK), ("strides", ctypes.c_int64 * MAX_RANK)]
 
 
+class CTensorList(ctypes.Structure):
+    _fields_ = [("items", ctypes.POINTER(CTensor)), ("count", ctypes.c_int64)]
+
+
 STATUS = ctypes.c_char_p
 
 
@@ -71,22 +75,27 @@ class Module:
         self.emulated = self.description.startswith("emulated")
         self.device = "cpu" if self.emulated else "cuda"
         table = self.backend.kernels()
-        kinds = {"Tensor": CTensor, "OptionalTensor": CTensor, "double": ctypes.c_double, "int64_t": ctypes.c_int64}
+        kinds = {"Tensor": CTensor, "OptionalTensor": CTensor, "TensorList": CTensorList, "double": ctypes.c_double, "int64_t": ctypes.c_int64}
         self.functions = {}
         for i, (name, types) in enumerate(signatures()):
             pointer = ctypes.cast(table + 8 * i, ctypes.POINTER(ctypes.c_void_p))[0]
             self.functions[name] = ctypes.CFUNCTYPE(STATUS, ctypes.c_void_p, *[kinds[t] for t in types])(pointer)
 
     def __call__(self, name, *arguments):
+        def tensor(a):
+            t = CTensor(a.data_ptr(), DTYPES[a.dtype], a.dim())
+            for i in range(a.dim()):
+                t.shape[i], t.strides[i] = a.shape[i], a.stride(i)
+            return t
+
         values = []
         for a in arguments:
             if a is None:
                 values.append(CTensor(None, 0, -1))
             elif isinstance(a, torch.Tensor):
-                t = CTensor(a.data_ptr(), DTYPES[a.dtype], a.dim())
-                for i in range(a.dim()):
-                    t.shape[i], t.strides[i] = a.shape[i], a.stride(i)
-                values.append(t)
+                values.append(tensor(a))
+            elif isinstance(a, list):
+                values.append(CTensorList((CTensor * len(a))(*map(tensor, a)), len(a)))
             else:
                 values.append(a)
         status = self.functions[name](None, *values)
@@ -394,33 +403,42 @@ def correctness(c):
     o = c.new(x.shape)
     c.check("rope", (x, cos.float(), sin.float(), o.tensor, 0, 1.0), [o], [want], 1e-6)
 
-    # optimizers: one step from given states
-    n = 5003
-    p, g, m0, v0 = c.randn(n), c.randn(n), c.randn(n) * 0.1, c.randn(n).abs() * 0.1
+    # optimizers: one step from given states, of more parameters than one launch takes, one of them empty
+    sizes = [5003, 1, 0, 1024] + [97 + 13 * i for i in range(70)]
+    p, g, m0 = ([c.randn(n) for n in sizes] for _ in range(3))
+    v0 = [c.randn(n).abs() for n in sizes]
     lr, b1, b2, eps, wd, step = 1e-2, 0.9, 0.99, 1e-8, 0.1, 3
-    m1 = b1 * m0.double() + (1 - b1) * g.double()
-    v1 = b2 * v0.double() + (1 - b2) * g.double() ** 2
-    want = p.double() * (1 - lr * wd) - lr / (1 - b1 ** step) * m1 / ((v1 / (1 - b2 ** step)).sqrt() + eps)
-    state = [t.clone() for t in (p, m0, v0)]
-    c.m("adam", state[0], g, state[1], state[2], None, None, lr, b1, b2, eps, wd, 1, step)
-    c.m.synchronize()
-    o, om, ov = c.new((n,)), c.new((n,)), c.new((n,))
-    for guard, value in ((o, state[0]), (om, state[1]), (ov, state[2])):
-        guard.tensor.copy_(value)
-    error = max(((a.tensor.double() - b).abs().max() / b.abs().max()).item() for a, b in ((o, want), (om, m1), (ov, v1)))
-    c.total += 1
-    ok = error < 1e-6
-    c.failed += not ok
-    c.out.write(json.dumps({"stage": "correctness", "kernel": "adam", "ok": ok, "error": error}) + "\n")
-    total = c.new((3,), f64)
+    m1 = [b1 * m.double() + (1 - b1) * x.double() for m, x in zip(m0, g)]
+    v1 = [b2 * v.double() + (1 - b2) * x.double() ** 2 for v, x in zip(v0, g)]
+    want = [x.double() * (1 - lr * wd) - lr / (1 - b1 ** step) * m / ((v / (1 - b2 ** step)).sqrt() + eps)
+            for x, m, v in zip(p, m1, v1)]
+    lion = [x.double() * (1 - lr * wd) - lr * (b1 * m.double() + (1 - b1) * y.double()).sign() for x, m, y in zip(p, m0, g)]
+    sgd = [x.double() - lr * (b1 * m.double() + y.double() + wd * x.double()) for x, m, y in zip(p, m0, g)]
+
+    def stepped(name, states, references, *numbers):
+        """references: of the parameters, then of the states that are given."""
+        lists = [[t.clone() for t in some] for some in (p, *states)]
+        c.m(name, lists[0], g, *lists[1:], *numbers)
+        c.m.synchronize()
+        error = max(((a.double() - b).abs().max() / b.abs().max()).item()
+                    for got, some in zip(lists, references) for a, b in zip(got, some) if a.numel())
+        c.total += 1
+        c.failed += not error < 1e-6
+        c.out.write(json.dumps({"stage": "correctness", "kernel": name, "ok": error < 1e-6, "error": error}) + "\n")
+
+    stepped("adam", (m0, v0), (want, m1, v1), [], None, lr, b1, b2, eps, wd, 1, step)
+    stepped("lion", (m0,), (lion,), None, lr, b1, b2, wd)
+    stepped("sgd", (m0,), (sgd,), None, lr, b1, wd, 0)
+    total = c.new((6,), f64)
     total.tensor.zero_()
-    x = c.randn(100003)
-    c.m("sum_squares", x, total.tensor, 1)
+    xs = [c.randn(n) for n in (100003, 7, 0, 4096)]
+    c.m("sum_squares", xs, total.tensor, 1)
     c.m.synchronize()
-    error = abs(total.tensor[1].item() / (x.double() ** 2).sum().item() - 1)
+    error = max(abs(got - (x.double() ** 2).sum().item()) / max(1, x.numel()) for got, x in zip(total.tensor[1:].tolist(), xs))
+    ok = error <= 1e-12 and total.tensor[0] == 0 and total.tensor[5] == 0 and total.intact()
     c.total += 1
-    c.failed += error > 1e-12
-    c.out.write(json.dumps({"stage": "correctness", "kernel": "sum_squares", "ok": error <= 1e-12, "error": error}) + "\n")
+    c.failed += not ok
+    c.out.write(json.dumps({"stage": "correctness", "kernel": "sum_squares", "ok": bool(ok), "error": error}) + "\n")
     for name, arguments in (("random_uniform", (11, 8, -1.0, 1.0)), ("random_normal", (11, 8, 0.0, 1.0))):
         o = c.new((4099,))
         c.m(name, o.tensor, *arguments)
@@ -536,7 +554,7 @@ def bench(c):
     parameter = torch.nn.Parameter(p.clone())
     parameter.grad = g
     adamw = torch.optim.AdamW([parameter], lr=1e-4, fused=True)
-    duel(c, "adam", lambda: c.m("adam", p, g, m, v, None, None, 1e-4, 0.9, 0.999, 1e-8, 0.01, 1, 5), adamw.step,
+    duel(c, "adam", lambda: c.m("adam", [p], [g], [m], [v], [], None, 1e-4, 0.9, 0.999, 1e-8, 0.01, 1, 5), adamw.step,
          "torch AdamW fused", n * 28 / 1e9, "GB/s", f"{n} parameters")
 
 

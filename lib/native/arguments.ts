@@ -34,6 +34,17 @@ export function tensor(at: number, x: TensorArg | null): number {
   return first + 2 * rank;
 }
 
+/** Writes the layouts of a list's tensors one after another. */
+export function tensors(at: number, list: readonly TensorArg[]): number {
+  for (const x of list) at = tensor(at, x);
+  return at;
+}
+
+/** The storages of a list. */
+export function handles(list: readonly TensorArg[]): unknown[] {
+  return list.map((x) => x.storage.handle);
+}
+
 /** Writes a number. */
 export function number(at: number, value: number): number {
   const out = numbers ?? load();

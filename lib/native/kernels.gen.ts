@@ -1,5 +1,5 @@
 // Generated from native/kernels.def by scripts/gen_kernels.ts. Do not edit.
-import { call, number, tensor } from './arguments.js';
+import { call, handles, number, tensor, tensors } from './arguments.js';
 import type { TensorArg } from './load.js';
 
 export function exp_forward(x: TensorArg, out: TensorArg): void {
@@ -406,25 +406,25 @@ export function gru_cell_backward(dy: TensorArg, gates: TensorArg, h: TensorArg,
   tensor(tensor(tensor(tensor(tensor(tensor(0, dy), gates), h), dx), dhidden), dh);
   call.gru_cell_backward!(dy.storage.handle, gates.storage.handle, h.storage.handle, dx.storage.handle, dhidden.storage.handle, dh.storage.handle);
 }
-export function sum_squares(x: TensorArg, out: TensorArg, index: number): void {
-  number(tensor(tensor(0, x), out), index);
-  call.sum_squares!(x.storage.handle, out.storage.handle);
+export function sum_squares(xs: readonly TensorArg[], out: TensorArg, first: number): void {
+  number(tensor(tensors(0, xs), out), first);
+  call.sum_squares!(handles(xs), out.storage.handle);
 }
 export function clip_scale(sums: TensorArg, loss: TensorArg | null, out: TensorArg, max_norm: number, inverse: number): void {
   number(number(tensor(tensor(tensor(0, sums), loss), out), max_norm), inverse);
   call.clip_scale!(sums.storage.handle, loss?.storage.handle ?? null, out.storage.handle);
 }
-export function sgd(param: TensorArg, grad: TensorArg, buffer: TensorArg | null, scale: TensorArg | null, lr: number, momentum: number, weight_decay: number, nesterov: number): void {
-  number(number(number(number(tensor(tensor(tensor(tensor(0, param), grad), buffer), scale), lr), momentum), weight_decay), nesterov);
-  call.sgd!(param.storage.handle, grad.storage.handle, buffer?.storage.handle ?? null, scale?.storage.handle ?? null);
+export function sgd(params: readonly TensorArg[], grads: readonly TensorArg[], buffers: readonly TensorArg[], scale: TensorArg | null, lr: number, momentum: number, weight_decay: number, nesterov: number): void {
+  number(number(number(number(tensor(tensors(tensors(tensors(0, params), grads), buffers), scale), lr), momentum), weight_decay), nesterov);
+  call.sgd!(handles(params), handles(grads), handles(buffers), scale?.storage.handle ?? null);
 }
-export function adam(param: TensorArg, grad: TensorArg, m: TensorArg, v: TensorArg, vmax: TensorArg | null, scale: TensorArg | null, lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, decoupled: number, step: number): void {
-  number(number(number(number(number(number(number(tensor(tensor(tensor(tensor(tensor(tensor(0, param), grad), m), v), vmax), scale), lr), beta1), beta2), eps), weight_decay), decoupled), step);
-  call.adam!(param.storage.handle, grad.storage.handle, m.storage.handle, v.storage.handle, vmax?.storage.handle ?? null, scale?.storage.handle ?? null);
+export function adam(params: readonly TensorArg[], grads: readonly TensorArg[], m: readonly TensorArg[], v: readonly TensorArg[], vmax: readonly TensorArg[], scale: TensorArg | null, lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, decoupled: number, step: number): void {
+  number(number(number(number(number(number(number(tensor(tensors(tensors(tensors(tensors(tensors(0, params), grads), m), v), vmax), scale), lr), beta1), beta2), eps), weight_decay), decoupled), step);
+  call.adam!(handles(params), handles(grads), handles(m), handles(v), handles(vmax), scale?.storage.handle ?? null);
 }
-export function lion(param: TensorArg, grad: TensorArg, m: TensorArg, scale: TensorArg | null, lr: number, beta1: number, beta2: number, weight_decay: number): void {
-  number(number(number(number(tensor(tensor(tensor(tensor(0, param), grad), m), scale), lr), beta1), beta2), weight_decay);
-  call.lion!(param.storage.handle, grad.storage.handle, m.storage.handle, scale?.storage.handle ?? null);
+export function lion(params: readonly TensorArg[], grads: readonly TensorArg[], m: readonly TensorArg[], scale: TensorArg | null, lr: number, beta1: number, beta2: number, weight_decay: number): void {
+  number(number(number(number(tensor(tensors(tensors(tensors(0, params), grads), m), scale), lr), beta1), beta2), weight_decay);
+  call.lion!(handles(params), handles(grads), handles(m), scale?.storage.handle ?? null);
 }
 export function adafactor(param: TensorArg, grad: TensorArg, row: TensorArg, column: TensorArg | null, scale: TensorArg | null, lr: number, beta2: number, eps: number, clip: number, weight_decay: number): void {
   number(number(number(number(number(tensor(tensor(tensor(tensor(tensor(0, param), grad), row), column), scale), lr), beta2), eps), clip), weight_decay);

@@ -35,6 +35,8 @@ export interface NativeAddon {
   kernels: Record<string, (...storages: unknown[]) => void>;
   /** What native/binding/bind.h reads when a kernel is called. */
   numbers: Float64Array;
+  /** How many tensors a list argument may have. */
+  maxList: number;
   abi: string;
   /** Uninitialised bytes for kernels; with `host`, bytes that the host may write at once. */
   createStorage(bytes: number, host?: boolean, device?: number): unknown;

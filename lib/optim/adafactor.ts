@@ -5,7 +5,7 @@ import * as check from '../ops/check.js';
 import { zeros } from '../tensor/create.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { Optimizer } from './optimizer.js';
-import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State, Update } from './optimizer.js';
 
 export interface AdafactorOptions extends CommonOptions {
   /** Added to squared gradients. */
@@ -45,24 +45,23 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
   }
 
   protected override update(
-    p: Tensor,
-    g: Tensor,
-    state: State,
+    updates: readonly Update[],
     o: Group<AdafactorOptions>,
     step: number,
     scale: Tensor | null,
   ): void {
-    kernels.adafactor(
-      p,
-      g,
-      state['row']!,
-      state['column'] ?? null,
-      scale,
-      o.lr,
-      1 - step ** o.decayRate,
-      o.eps,
-      o.clipThreshold,
-      o.weightDecay,
-    );
+    for (const { param, gradient, state } of updates)
+      kernels.adafactor(
+        param,
+        gradient,
+        state['row']!,
+        state['column'] ?? null,
+        scale,
+        o.lr,
+        1 - step ** o.decayRate,
+        o.eps,
+        o.clipThreshold,
+        o.weightDecay,
+      );
   }
 }

@@ -2,8 +2,8 @@
 import * as kernels from '../native/kernels.gen.js';
 import * as check from '../ops/check.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, zerosLike } from './optimizer.js';
-import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+import { Optimizer, states, zerosLike } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State, Update } from './optimizer.js';
 
 export interface AdamOptions extends CommonOptions {
   betas: readonly [number, number];
@@ -54,19 +54,17 @@ export class Adam extends Optimizer<AdamOptions> {
   }
 
   protected override update(
-    p: Tensor,
-    g: Tensor,
-    state: State,
+    updates: readonly Update[],
     o: Group<AdamOptions>,
     step: number,
     scale: Tensor | null,
   ): void {
     kernels.adam(
-      p,
-      g,
-      state['m']!,
-      state['v']!,
-      state['vmax'] ?? null,
+      updates.map((u) => u.param),
+      updates.map((u) => u.gradient),
+      states(updates, 'm'),
+      states(updates, 'v'),
+      states(updates, 'vmax'),
       scale,
       o.lr,
       o.betas[0],

@@ -5,7 +5,7 @@ import { zeros } from '../tensor/create.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBetas } from './adam.js';
 import { Optimizer } from './optimizer.js';
-import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State, Update } from './optimizer.js';
 
 export interface AdamW8bitOptions extends CommonOptions {
   betas: readonly [number, number];
@@ -36,26 +36,25 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
   }
 
   protected override update(
-    p: Tensor,
-    g: Tensor,
-    state: State,
+    updates: readonly Update[],
     o: Group<AdamW8bitOptions>,
     step: number,
     scale: Tensor | null,
   ): void {
-    kernels.adamw_8bit(
-      p,
-      g,
-      state['m']!,
-      state['v']!,
-      state['scales']!,
-      scale,
-      o.lr,
-      o.betas[0],
-      o.betas[1],
-      o.eps,
-      o.weightDecay,
-      step,
-    );
+    for (const { param, gradient, state } of updates)
+      kernels.adamw_8bit(
+        param,
+        gradient,
+        state['m']!,
+        state['v']!,
+        state['scales']!,
+        scale,
+        o.lr,
+        o.betas[0],
+        o.betas[1],
+        o.eps,
+        o.weightDecay,
+        step,
+      );
   }
 }

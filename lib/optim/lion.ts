@@ -2,8 +2,8 @@
 import * as kernels from '../native/kernels.gen.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBetas } from './adam.js';
-import { Optimizer, zerosLike } from './optimizer.js';
-import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+import { Optimizer, states, zerosLike } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State, Update } from './optimizer.js';
 
 export interface LionOptions extends CommonOptions {
   betas: readonly [number, number];
@@ -26,13 +26,20 @@ export class Lion extends Optimizer<LionOptions> {
   }
 
   protected override update(
-    p: Tensor,
-    g: Tensor,
-    state: State,
+    updates: readonly Update[],
     o: Group<LionOptions>,
     _step: number,
     scale: Tensor | null,
   ): void {
-    kernels.lion(p, g, state['m']!, scale, o.lr, o.betas[0], o.betas[1], o.weightDecay);
+    kernels.lion(
+      updates.map((u) => u.param),
+      updates.map((u) => u.gradient),
+      states(updates, 'm'),
+      scale,
+      o.lr,
+      o.betas[0],
+      o.betas[1],
+      o.weightDecay,
+    );
   }
 }

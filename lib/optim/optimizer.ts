@@ -1,6 +1,7 @@
-// What every optimizer has in common: parameter groups, clipping, state. The rule itself is one kernel call per parameter, in
+// What every optimizer has in common: parameter groups, clipping, state. The rule itself is a kernel call for many parameters, in
 // place and without a temporary; no call waits for an earlier one.
 import * as kernels from '../native/kernels.gen.js';
+import { native } from '../native/load.js';
 import * as check from '../ops/check.js';
 import { contiguous } from '../ops/cast.js';
 import { empty, zeros } from '../tensor/create.js';
@@ -69,7 +70,8 @@ export function gradientScale(
       dtype: 'float64',
       device: gradients[0]?.device ?? 'cpu',
     });
-    gradients.forEach((g, i) => kernels.sum_squares(contiguous(g), sums, i));
+    for (const [first, some] of lists(gradients))
+      kernels.sum_squares(some.map(contiguous), sums, first);
     kernels.clip_scale(sums, loss?.detach() ?? null, values, maxNorm, inverseScale);
   });
   return new GradientScale(values);
@@ -87,6 +89,24 @@ export async function clipGradNorm(params: Iterable<Tensor>, maxNorm: number): P
 
 /** Tensors of an optimizer's state for one parameter, by name. */
 export type State = Record<string, Tensor>;
+
+/** A parameter to update by its gradient (contiguous), with the state that `createState` made. */
+export interface Update {
+  readonly param: Tensor;
+  readonly gradient: Tensor;
+  readonly state: State;
+}
+
+/** Items in runs that fit a kernel's list of tensors, each with the index of its first. */
+function* lists<T>(items: readonly T[]): Generator<[first: number, items: T[]]> {
+  const most = native().maxList;
+  for (let i = 0; i < items.length; i += most) yield [i, items.slice(i, i + most)];
+}
+
+/** One tensor of each update's state; none where the rule as it is set up keeps no such tensor. */
+export function states(updates: readonly Update[], name: string): Tensor[] {
+  return updates.flatMap((u) => u.state[name] ?? []);
+}
 
 export interface OptimizerState {
   steps: number;
@@ -132,11 +152,9 @@ export abstract class Optimizer<O extends CommonOptions> {
     });
   }
 
-  /** One update of `param` by `gradient`, in place. `state` is what `createState` made. */
+  /** The rule, in place, for parameters of one group on one device: no more than a kernel's list takes. */
   protected abstract update(
-    param: Tensor,
-    gradient: Tensor,
-    state: State,
+    updates: readonly Update[],
     group: Group<O>,
     step: number,
     scale: Tensor | null,
@@ -167,18 +185,25 @@ export abstract class Optimizer<O extends CommonOptions> {
   step(options: { scale?: GradientScale } = {}): void {
     this.#steps++;
     const scale = options.scale?.values ?? null;
-    for (const group of this.groups)
-      for (const p of group.params) {
-        const { grad } = p;
-        if (!grad) continue;
-        let state = this.#states.get(p);
-        if (!state) {
-          state = untracked(() => this.createState(p, group));
-          this.#states.set(p, state);
-        }
-        if (grad.isContiguous) this.update(p, grad, state, group, this.#steps, scale);
-        else tidy(() => this.update(p, contiguous(grad), state, group, this.#steps, scale));
+    tidy(() => {
+      for (const group of this.groups) {
+        const updates = group.params.flatMap((param): Update[] =>
+          param.grad
+            ? [{ param, gradient: contiguous(param.grad), state: this.#state(param, group) }]
+            : [],
+        );
+        for (const [, some] of lists(updates)) this.update(some, group, this.#steps, scale);
       }
+    });
+  }
+
+  #state(param: Tensor, group: Group<O>): State {
+    let state = this.#states.get(param);
+    if (!state) {
+      state = untracked(() => this.createState(param, group));
+      this.#states.set(param, state);
+    }
+    return state;
   }
 
   /** Takes back the count of a step that changed nothing because its gradients were not finite. */

@@ -3,8 +3,8 @@ import * as kernels from '../native/kernels.gen.js';
 import * as check from '../ops/check.js';
 import { OptionError } from '../tensor/errors.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, zerosLike } from './optimizer.js';
-import type { CommonOptions, Group, ParamGroup, State } from './optimizer.js';
+import { Optimizer, states, zerosLike } from './optimizer.js';
+import type { CommonOptions, Group, ParamGroup, State, Update } from './optimizer.js';
 
 export interface SGDOptions extends CommonOptions {
   momentum: number;
@@ -30,14 +30,20 @@ export class SGD extends Optimizer<SGDOptions> {
   }
 
   protected override update(
-    p: Tensor,
-    g: Tensor,
-    state: State,
+    updates: readonly Update[],
     o: Group<SGDOptions>,
     _step: number,
     scale: Tensor | null,
   ): void {
-    const buffer = state['momentum'] ?? null;
-    kernels.sgd(p, g, buffer, scale, o.lr, o.momentum, o.weightDecay, o.nesterov ? 1 : 0);
+    kernels.sgd(
+      updates.map((u) => u.param),
+      updates.map((u) => u.gradient),
+      states(updates, 'momentum'),
+      scale,
+      o.lr,
+      o.momentum,
+      o.weightDecay,
+      o.nesterov ? 1 : 0,
+    );
   }
 }

@@ -48,6 +48,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   NAPI_THROW_IF_FAILED(env, napi_create_reference(env, numbers, 1, &kept), exports);
   environment->numbers = numbers.Data();
   exports.Set("numbers", numbers);
+  exports.Set("maxList", Napi::Number::New(env, kMaxList));
   exports.Set("abi", Napi::String::New(env, std::to_string(kernel_abi_hash())));
   register_storage(env, exports, environment);
   register_device(env, exports, environment);

@@ -1,12 +1,16 @@
 // A kernel's C++ signature as a Node-API function. It takes the storages (Externals, null for an absent
 // tensor) as arguments; everything that is a number lies in the environment's array of doubles, in the order
 // of the signature: a tensor is [dtype, offset, rank, shape..., strides...] or [-1] where absent, a number
-// itself. An array that both sides know costs a tenth of reading as many Node-API values. "Native refuses":
-// the view must lie inside a genuine storage; what a shape means is checked in lib/ops.
+// itself. A list of tensors is one argument, an array of storages, and their layouts one after another. An
+// array that both sides know costs a tenth of reading as many Node-API values. "Native refuses": the view
+// must lie inside a genuine storage; what a shape means is checked in lib/ops.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <memory>
 #include <tuple>
+#include <vector>
 
 #include "binding/environment.h"
 #include "core/kernels.h"
@@ -17,17 +21,22 @@ namespace roots {
 // nothing to do they run on the caller.
 constexpr double kSmall = 16 << 10;
 
+// Tensors in one list.
+constexpr int kMaxList = 128;
+
 struct Arguments {
   napi_env env;
   Environment* environment;
   const napi_value* handles;
   const double* numbers;
   const char* kernel;
-  Storage** held;  // storages used, in order of appearance
+  Storage** held;          // storages used, in order of appearance
+  const int64_t* lengths;  // of the lists
   int held_count = 0;
   int tensor = 0;    // of the next tensor, among the handles
   double bytes = 0;  // of the elements of all tensors
   bool failed = false;
+  std::vector<std::unique_ptr<Tensor[]>> lists = {};  // what lists point to
 
   void fail(const std::string& message) {
     if (!failed) throw_error(env, "ERR_ROOTS_NATIVE", std::string(kernel) + ": " + message);
@@ -119,6 +128,15 @@ inline OptionalTensor read_argument<OptionalTensor>(Arguments& a) {
 }
 
 template <>
+inline TensorList read_argument<TensorList>(Arguments& a) {
+  const int64_t count = *a.lengths++;
+  a.lists.push_back(std::make_unique<Tensor[]>(static_cast<size_t>(count)));
+  Tensor* items = a.lists.back().get();
+  for (int64_t i = 0; i < count; ++i) items[i] = read_argument<Tensor>(a);
+  return {items, count};
+}
+
+template <>
 inline double read_argument<double>(Arguments& a) {
   return a.failed ? 0 : *a.numbers++;
 }
@@ -135,18 +153,26 @@ inline int64_t read_argument<int64_t>(Arguments& a) {
 }
 
 template <class T>
-constexpr int argument_tensors = std::is_base_of_v<Tensor, T> ? 1 : 0;
+constexpr bool is_list = std::is_same_v<T, TensorList>;
+template <class T>
+constexpr bool is_slot = is_list<T> || std::is_base_of_v<Tensor, T>;
 
 template <class... Args>
 class KernelTask final : public Task {
  public:
   using Kernel = Status (*)(const Context&, Args...);
-  static constexpr int kTensors = (0 + ... + argument_tensors<Args>);
+  static constexpr int kSlots = (0 + ... + (is_slot<Args> ? 1 : 0));
+  static constexpr bool kHasLists = (is_list<Args> || ...);
 
-  KernelTask(Kernel kernel, const char* name, std::tuple<Args...> arguments, Storage* const* held, int count)
-      : kernel_(kernel), name_(name), arguments_(std::move(arguments)), count_(count) {
-    for (int i = 0; i < count; ++i) {
-      held_[i] = held[i];
+  KernelTask(Kernel kernel, const char* name, std::tuple<Args...> converted, Arguments& arguments)
+      : kernel_(kernel),
+        name_(name),
+        arguments_(std::move(converted)),
+        lists_(std::move(arguments.lists)),
+        count_(arguments.held_count) {
+    if constexpr (kHasLists) held_.resize(static_cast<size_t>(count_));
+    for (int i = 0; i < count_; ++i) {
+      held_[i] = arguments.held[i];
       held_[i]->retain_for_task();
     }
   }
@@ -162,7 +188,8 @@ class KernelTask final : public Task {
   Kernel kernel_;
   const char* name_;
   std::tuple<Args...> arguments_;
-  Storage* held_[kTensors > 0 ? kTensors : 1];
+  std::vector<std::unique_ptr<Tensor[]>> lists_;
+  std::conditional_t<kHasLists, std::vector<Storage*>, std::array<Storage*, kSlots>> held_;
   int count_;
 };
 
@@ -197,24 +224,14 @@ inline int choose_device(napi_env env, const KernelCall* call, const napi_value*
   return device;
 }
 
+// `handles`: of all tensors, lists taken apart; `held` has room for as many.
 template <class... Args>
-napi_value enqueue(napi_env env, napi_callback_info info,
-                   Status (*KernelTable::*member)(const Context&, Args...)) {
-  constexpr size_t kTensors = KernelTask<Args...>::kTensors;
-  static_assert(kTensors > 0 && sizeof...(Args) * kMaxLayout <= Environment::kNumbers);
-  napi_value handles[kTensors];
-  size_t count = kTensors;
-  void* data;
-  if (napi_get_cb_info(env, info, &count, handles, nullptr, &data) != napi_ok) return nullptr;
-  auto* call = static_cast<KernelCall*>(data);
-  if (count < kTensors)
-    return throw_error(env, "ERR_ROOTS_NATIVE",
-                       std::string(call->name) + ": expected " + std::to_string(kTensors) +
-                           " storages, got " + std::to_string(count));
-  Storage* held[kTensors];
-  const int device = choose_device(env, call, handles, static_cast<int>(kTensors));
+napi_value enqueue_flat(napi_env env, KernelCall* call,
+                        Status (*KernelTable::*member)(const Context&, Args...), const napi_value* handles,
+                        int count, Storage** held, const int64_t* lengths) {
+  const int device = choose_device(env, call, handles, count);
   if (device < 0) return nullptr;
-  Arguments arguments{env, call->environment, handles, call->environment->numbers, call->name, held};
+  Arguments arguments{env, call->environment, handles, call->environment->numbers, call->name, held, lengths};
   // braces: evaluated left to right
   std::tuple<Args...> converted{read_argument<Args>(arguments)...};
   if (arguments.failed) return nullptr;
@@ -226,13 +243,69 @@ napi_value enqueue(napi_env env, napi_callback_info info,
     });
     return nullptr;
   }
-  stream.submit(std::make_unique<KernelTask<Args...>>(kernel, call->name, std::move(converted), held,
-                                                      arguments.held_count));
+  stream.submit(std::make_unique<KernelTask<Args...>>(kernel, call->name, std::move(converted), arguments));
   if (stream.runs_inline()) {
     const std::string error = stream.take_error();
     if (!error.empty()) return throw_error(env, "ERR_ROOTS_NATIVE", error);
   }
   return nullptr;
+}
+
+// Takes the lists among the slots apart. False with a pending exception.
+inline bool flatten(napi_env env, const char* kernel, const napi_value* slots, const bool* lists, int count,
+                    std::vector<napi_value>* handles, std::vector<int64_t>* lengths) {
+  for (int i = 0; i < count; ++i) {
+    if (!lists[i]) {
+      handles->push_back(slots[i]);
+      continue;
+    }
+    uint32_t length = 0;
+    if (napi_get_array_length(env, slots[i], &length) != napi_ok || length > kMaxList) {
+      throw_error(
+          env, "ERR_ROOTS_NATIVE",
+          std::string(kernel) + ": expected an array of at most " + std::to_string(kMaxList) + " storages");
+      return false;
+    }
+    for (uint32_t j = 0; j < length; ++j) {
+      napi_value element;
+      if (napi_get_element(env, slots[i], j, &element) != napi_ok) return false;
+      handles->push_back(element);
+    }
+    lengths->push_back(length);
+  }
+  return true;
+}
+
+template <class... Args>
+napi_value enqueue(napi_env env, napi_callback_info info,
+                   Status (*KernelTable::*member)(const Context&, Args...)) {
+  using Call = KernelTask<Args...>;
+  constexpr int kSlots = Call::kSlots;
+  static_assert(kSlots > 0 &&
+                (0 + ... + (is_list<Args> ? kMaxList : 1)) * kMaxLayout <= int{Environment::kNumbers});
+  napi_value slots[kSlots];
+  size_t count = kSlots;
+  void* data;
+  if (napi_get_cb_info(env, info, &count, slots, nullptr, &data) != napi_ok) return nullptr;
+  auto* call = static_cast<KernelCall*>(data);
+  if (count < kSlots)
+    return throw_error(env, "ERR_ROOTS_NATIVE",
+                       std::string(call->name) + ": expected " + std::to_string(kSlots) + " storages, got " +
+                           std::to_string(count));
+  if constexpr (Call::kHasLists) {
+    bool lists[kSlots];
+    int slot = 0;
+    ((is_slot<Args> ? void(lists[slot++] = is_list<Args>) : void()), ...);
+    std::vector<napi_value> handles;
+    std::vector<int64_t> lengths;
+    if (!flatten(env, call->name, slots, lists, kSlots, &handles, &lengths)) return nullptr;
+    std::vector<Storage*> held(handles.size());
+    return enqueue_flat(env, call, member, handles.data(), static_cast<int>(handles.size()), held.data(),
+                        lengths.data());
+  } else {
+    Storage* held[kSlots];
+    return enqueue_flat(env, call, member, slots, kSlots, held, nullptr);
+  }
 }
 
 }  // namespace roots

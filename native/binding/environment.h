@@ -32,7 +32,7 @@ struct Environment {
   std::vector<std::unique_ptr<KernelCall>> kernel_calls;
   napi_threadsafe_function completions = nullptr;
   // The numbers of the call being made, written by lib/native; see bind.h. Backed by a JavaScript array.
-  static constexpr size_t kNumbers = 1024;
+  static constexpr size_t kNumbers = 16384;
   double* numbers = nullptr;
   int64_t untold_bytes = 0;  // allocated and not reported to V8 yet
   int default_device = 0;    // of tensors that no other tensor places

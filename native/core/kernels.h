@@ -28,7 +28,8 @@ constexpr uint64_t fnv1a(const char* text, uint64_t hash) {
 }
 
 constexpr uint64_t kernel_abi_hash() {
-  uint64_t hash = 1469598103934665603ull ^ sizeof(Tensor) ^ (sizeof(Context) << 16);
+  uint64_t hash =
+      1469598103934665603ull ^ sizeof(Tensor) ^ (sizeof(Context) << 16) ^ (sizeof(TensorList) << 24);
 #define KERNEL(name, ...) hash = fnv1a(#name "(" #__VA_ARGS__ ")", hash);
 #include "kernels.def"
 #undef KERNEL

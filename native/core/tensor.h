@@ -20,4 +20,10 @@ struct Tensor {
 // A tensor argument that may be absent (data == nullptr and rank == -1).
 struct OptionalTensor : Tensor {};
 
+// Several tensors as one argument, possibly none.
+struct TensorList {
+  const Tensor* items = nullptr;
+  int64_t count = 0;
+};
+
 }  // namespace roots

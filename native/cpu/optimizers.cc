@@ -1,4 +1,6 @@
-// One optimizer step in place, a kernel per rule, and the global gradient norm they share.
+// One optimizer step in place, a kernel per rule, and the global gradient norm they share. Rules that are the
+// same for every element take all parameters of a group at once: models have many small ones, and a call for
+// each would leave most threads without work.
 //
 // scale (2) = { norm, factor } comes from clip_scale: every gradient is multiplied by the factor while it is
 // read. A factor that is NaN says that a gradient or the loss is not finite: then nothing is changed, not
@@ -36,6 +38,47 @@ Status check_like(const Tensor& param, const Tensor* const* others, int count) {
   return nullptr;
 }
 
+// Each list is like params, or empty.
+Status check_lists(const TensorList& params, const TensorList* const* others, int count) {
+  for (int i = 0; i < count; ++i)
+    CHECK(others[i]->count == params.count || others[i]->count == 0,
+          "gradients and states must be as many as parameters");
+  for (int64_t t = 0; t < params.count; ++t) {
+    CHECK(params.items[t].dtype == DType::f32 || params.items[t].dtype == DType::f64,
+          "needs float32 or float64");
+    for (int i = 0; i < count; ++i) {
+      if (others[i]->count == 0) continue;
+      const Tensor* other = &others[i]->items[t];
+      if (Status status = check_like(params.items[t], &other, 1)) return status;
+    }
+  }
+  return nullptr;
+}
+
+template <class T>
+ROOTS_INLINE T* data_of(const TensorList& list, int64_t t) {
+  return list.count ? data<T>(list.items[t]) : nullptr;
+}
+
+ROOTS_INLINE int64_t chunks_of(int64_t n) { return (n + kChunkElements - 1) / kChunkElements; }
+
+// body(t, from, to) for pieces of all tensors of type T.
+template <class T, class Body>
+ROOTS_INLINE void each_piece(const Context& context, const TensorList& list, const Body& body) {
+  constexpr DType type = sizeof(T) == 4 ? DType::f32 : DType::f64;
+  const auto chunks = [&](int64_t t) {
+    return list.items[t].dtype == type ? chunks_of(numel(list.items[t])) : 0;
+  };
+  int64_t total = 0;
+  for (int64_t t = 0; t < list.count; ++t) total += chunks(t);
+  context.parallel_for(total, [&](int64_t chunk) {
+    int64_t t = 0;
+    for (int64_t own; chunk >= (own = chunks(t)); ++t) chunk -= own;
+    const int64_t n = numel(list.items[t]), from = chunk * kChunkElements;
+    body(t, from, n - from < kChunkElements ? n : from + kChunkElements);
+  });
+}
+
 // body(i, k): the k <= width elements from i on.
 template <class T, class Body>
 ROOTS_INLINE void each_vector(const Context& context, int64_t n, const Body& body) {
@@ -62,66 +105,88 @@ struct AdamStep {
 };
 
 template <class T>
-Status adam_typed(const Context& context, const Tensor& param, const Tensor& grad, const Tensor& m,
-                  const Tensor& v, const OptionalTensor& vmax, double scale, const AdamStep& s) {
+void adam_typed(const Context& context, const TensorList& params, const TensorList& grads,
+                const TensorList& ms, const TensorList& vs, const TensorList& vmaxes, double scale,
+                const AdamStep& s) {
   using V = Vec<T>;
+  constexpr int64_t W = V::kWidth;
   const V decay(static_cast<T>(s.decoupled ? 1 - s.lr * s.weight_decay : 1)),
       l2(static_cast<T>(s.decoupled ? 0 : s.weight_decay));
   const V b1(static_cast<T>(s.beta1)), b2(static_cast<T>(s.beta2)), f(static_cast<T>(scale));
   const V c1(static_cast<T>(1 - s.beta1)), c2(static_cast<T>(1 - s.beta2)), e(static_cast<T>(s.eps));
   const V rate(static_cast<T>(s.lr / (1 - power(s.beta1, s.step)))),
       correction(static_cast<T>(root(1 - power(s.beta2, s.step))));
-  each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
-    const V p = load<T>(param, i, k);
-    const V g = fma(l2, p, load<T>(grad, i, k) * f);
-    const V mi = fma(c1, g, b1 * load<T>(m, i, k));
-    V vi = fma(c2 * g, g, b2 * load<T>(v, i, k));
-    store<T>(m, i, k, mi);
-    store<T>(v, i, k, vi);
-    if (vmax.data) {
-      vi = max(vi, load<T>(vmax, i, k));
-      store<T>(vmax, i, k, vi);
+  each_piece<T>(context, params, [&](int64_t t, int64_t from, int64_t to) {
+    T *param = data_of<T>(params, t), *grad = data_of<T>(grads, t), *m = data_of<T>(ms, t),
+      *v = data_of<T>(vs, t), *vmax = data_of<T>(vmaxes, t);
+    for (int64_t i = from; i < to; i += W) {
+      const int64_t k = to - i < W ? to - i : W;
+      const V p = V::load_partial(param + i, k);
+      const V g = fma(l2, p, V::load_partial(grad + i, k) * f);
+      const V mi = fma(c1, g, b1 * V::load_partial(m + i, k));
+      V vi = fma(c2 * g, g, b2 * V::load_partial(v + i, k));
+      mi.store_partial(m + i, k);
+      vi.store_partial(v + i, k);
+      if (vmax) {
+        vi = max(vi, V::load_partial(vmax + i, k));
+        vi.store_partial(vmax + i, k);
+      }
+      (p * decay - rate * mi / (sqrt(vi) / correction + e)).store_partial(param + i, k);
     }
-    store<T>(param, i, k, p * decay - rate * mi / (sqrt(vi) / correction + e));
   });
-  return nullptr;
 }
 
+struct SgdStep {
+  double lr, momentum, weight_decay;
+  bool nesterov;
+};
+
 template <class T>
-Status sgd_typed(const Context& context, const Tensor& param, const Tensor& grad,
-                 const OptionalTensor& buffer, double scale, double lr, double momentum, double weight_decay,
-                 bool nesterov) {
+void sgd_typed(const Context& context, const TensorList& params, const TensorList& grads,
+               const TensorList& buffers, double scale, const SgdStep& s) {
   using V = Vec<T>;
-  const V rate(static_cast<T>(lr)), mu(static_cast<T>(momentum)), l2(static_cast<T>(weight_decay)),
+  constexpr int64_t W = V::kWidth;
+  const V rate(static_cast<T>(s.lr)), mu(static_cast<T>(s.momentum)), l2(static_cast<T>(s.weight_decay)),
       f(static_cast<T>(scale));
-  each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
-    const V p = load<T>(param, i, k);
-    V g = fma(l2, p, load<T>(grad, i, k) * f);
-    if (buffer.data) {
-      const V b = fma(mu, load<T>(buffer, i, k), g);
-      store<T>(buffer, i, k, b);
-      g = nesterov ? fma(mu, b, g) : b;
+  each_piece<T>(context, params, [&](int64_t t, int64_t from, int64_t to) {
+    T *param = data_of<T>(params, t), *grad = data_of<T>(grads, t), *buffer = data_of<T>(buffers, t);
+    for (int64_t i = from; i < to; i += W) {
+      const int64_t k = to - i < W ? to - i : W;
+      const V p = V::load_partial(param + i, k);
+      V g = fma(l2, p, V::load_partial(grad + i, k) * f);
+      if (buffer) {
+        const V b = fma(mu, V::load_partial(buffer + i, k), g);
+        b.store_partial(buffer + i, k);
+        g = s.nesterov ? fma(mu, b, g) : b;
+      }
+      (p - rate * g).store_partial(param + i, k);
     }
-    store<T>(param, i, k, p - rate * g);
   });
-  return nullptr;
 }
 
+struct LionStep {
+  double lr, beta1, beta2, weight_decay;
+};
+
 template <class T>
-Status lion_typed(const Context& context, const Tensor& param, const Tensor& grad, const Tensor& m,
-                  double scale, double lr, double beta1, double beta2, double weight_decay) {
+void lion_typed(const Context& context, const TensorList& params, const TensorList& grads,
+                const TensorList& ms, double scale, const LionStep& s) {
   using V = Vec<T>;
-  const V b1(static_cast<T>(beta1)), c1(static_cast<T>(1 - beta1)), b2(static_cast<T>(beta2)),
-      c2(static_cast<T>(1 - beta2)), rate(static_cast<T>(lr)), decay(static_cast<T>(1 - lr * weight_decay)),
-      f(static_cast<T>(scale)), zero(T(0));
-  each_vector<T>(context, numel(param), [&](int64_t i, int64_t k) {
-    const V g = load<T>(grad, i, k) * f, mi = load<T>(m, i, k);
-    const V u = fma(c1, g, b1 * mi);
-    const V sign = select<T>(u > zero, rate, select<T>(u < zero, -rate, zero));
-    store<T>(param, i, k, load<T>(param, i, k) * decay - sign);
-    store<T>(m, i, k, fma(c2, g, b2 * mi));
+  constexpr int64_t W = V::kWidth;
+  const V b1(static_cast<T>(s.beta1)), c1(static_cast<T>(1 - s.beta1)), b2(static_cast<T>(s.beta2)),
+      c2(static_cast<T>(1 - s.beta2)), rate(static_cast<T>(s.lr)),
+      decay(static_cast<T>(1 - s.lr * s.weight_decay)), f(static_cast<T>(scale)), zero(T(0));
+  each_piece<T>(context, params, [&](int64_t t, int64_t from, int64_t to) {
+    T *param = data_of<T>(params, t), *grad = data_of<T>(grads, t), *m = data_of<T>(ms, t);
+    for (int64_t i = from; i < to; i += W) {
+      const int64_t k = to - i < W ? to - i : W;
+      const V g = V::load_partial(grad + i, k) * f, mi = V::load_partial(m + i, k);
+      const V u = fma(c1, g, b1 * mi);
+      const V sign = select<T>(u > zero, rate, select<T>(u < zero, -rate, zero));
+      (V::load_partial(param + i, k) * decay - sign).store_partial(param + i, k);
+      fma(c2, g, b2 * mi).store_partial(m + i, k);
+    }
   });
-  return nullptr;
 }
 
 template <class T>
@@ -198,16 +263,36 @@ constexpr int64_t kBlock8 = 256;  // elements that share a scale in 8-bit optimi
 
 }  // namespace
 
-// out[index] = sum of x^2 in double.
-Status sum_squares(const Context& context, Tensor x, Tensor out, int64_t index) {
-  CHECK(is_contiguous(x), "x must be contiguous");
-  CHECK(out.dtype == DType::f64 && is_contiguous(out) && index >= 0 && index < numel(out),
-        "index outside of out");
-  CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
-  double* to = data<double>(out) + index;
-  const bool done = x.dtype == DType::f32 ? total_squares(context, data<float>(x), numel(x), to)
-                                          : total_squares(context, data<double>(x), numel(x), to);
-  CHECK(done, "out of memory");
+// out[first + i] = sum of xs[i]^2 in double: partial sums per piece, added in order.
+Status sum_squares(const Context& context, TensorList xs, Tensor out, int64_t first) {
+  CHECK(out.dtype == DType::f64 && is_contiguous(out) && first >= 0 && xs.count <= numel(out) - first,
+        "out has too few elements");
+  int64_t pieces = 0;
+  for (int64_t t = 0; t < xs.count; ++t) {
+    const Tensor& x = xs.items[t];
+    CHECK(is_contiguous(x), "tensors must be contiguous");
+    CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
+    pieces += chunks_of(numel(x));
+  }
+  auto* partial = static_cast<double*>(
+      context.workspace(context.host, 1, static_cast<size_t>(pieces + 1) * sizeof(double)));
+  CHECK(partial != nullptr, "out of memory");
+  const auto add = [&](auto zero) {
+    using T = decltype(zero);
+    each_piece<T>(context, xs, [&](int64_t t, int64_t from, int64_t to) {
+      int64_t before = 0;
+      for (int64_t i = 0; i < t; ++i) before += chunks_of(numel(xs.items[i]));
+      partial[before + from / kChunkElements] = squares(data<T>(xs.items[t]), from, to);
+    });
+  };
+  add(float{});
+  add(double{});
+  const double* own = partial;
+  for (int64_t t = 0; t < xs.count; ++t) {
+    double total = 0;
+    for (int64_t i = 0; i < chunks_of(numel(xs.items[t])); ++i) total += *own++;
+    data<double>(out)[first + t] = total;
+  }
   return nullptr;
 }
 
@@ -239,51 +324,55 @@ Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, 
 
 // Stochastic gradient descent, torch.optim.SGD: g += wd p;  b = mu b + g;
 //   p -= lr (nesterov ? g + mu b : b)
-Status sgd(const Context& context, Tensor param, Tensor grad, OptionalTensor buffer, OptionalTensor scale,
-           double lr, double momentum, double weight_decay, int64_t nesterov) {
-  const Tensor* const others[] = {&grad, &buffer};
-  if (Status status = check_like(param, others, 2)) return status;
+// buffers: empty without momentum.
+Status sgd(const Context& context, TensorList params, TensorList grads, TensorList buffers,
+           OptionalTensor scale, double lr, double momentum, double weight_decay, int64_t nesterov) {
+  const TensorList* const others[] = {&grads, &buffers};
+  if (Status status = check_lists(params, others, 2)) return status;
+  CHECK(grads.count == params.count, "needs a gradient for each parameter");
   CHECK(!bad_scale(scale), "scale must be two float64");
   const double f = factor(scale);
   if (f != f) return nullptr;
-  if (param.dtype == DType::f32)
-    return sgd_typed<float>(context, param, grad, buffer, f, lr, momentum, weight_decay, nesterov != 0);
-  if (param.dtype == DType::f64)
-    return sgd_typed<double>(context, param, grad, buffer, f, lr, momentum, weight_decay, nesterov != 0);
-  return "needs float32 or float64";
+  const SgdStep s{lr, momentum, weight_decay, nesterov != 0};
+  sgd_typed<float>(context, params, grads, buffers, f, s);
+  sgd_typed<double>(context, params, grads, buffers, f, s);
+  return nullptr;
 }
 
 // Adam (Kingma & Ba, arXiv 1412.6980) and, decoupled, AdamW (Loshchilov & Hutter, arXiv 1711.05101); order of
 // operations as in torch.optim:  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
 //   p = p - lr wd p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps);   vmax: AMSGrad
-Status adam(const Context& context, Tensor param, Tensor grad, Tensor m, Tensor v, OptionalTensor vmax,
-            OptionalTensor scale, double lr, double beta1, double beta2, double eps, double weight_decay,
-            int64_t decoupled, int64_t step) {
-  const Tensor* const others[] = {&grad, &m, &v, &vmax};
-  if (Status status = check_like(param, others, 4)) return status;
+Status adam(const Context& context, TensorList params, TensorList grads, TensorList m, TensorList v,
+            TensorList vmax, OptionalTensor scale, double lr, double beta1, double beta2, double eps,
+            double weight_decay, int64_t decoupled, int64_t step) {
+  const TensorList* const others[] = {&grads, &m, &v, &vmax};
+  if (Status status = check_lists(params, others, 4)) return status;
+  CHECK(grads.count == params.count && m.count == params.count && v.count == params.count,
+        "needs a gradient and moments for each parameter");
   CHECK(!bad_scale(scale), "scale must be two float64");
   CHECK(step >= 1, "steps count from 1");
   const double f = factor(scale);
   if (f != f) return nullptr;
   const AdamStep s{lr, beta1, beta2, eps, weight_decay, decoupled != 0, step};
-  if (param.dtype == DType::f32) return adam_typed<float>(context, param, grad, m, v, vmax, f, s);
-  if (param.dtype == DType::f64) return adam_typed<double>(context, param, grad, m, v, vmax, f, s);
-  return "needs float32 or float64";
+  adam_typed<float>(context, params, grads, m, v, vmax, f, s);
+  adam_typed<double>(context, params, grads, m, v, vmax, f, s);
+  return nullptr;
 }
 
 // Lion (Chen et al., arXiv 2302.06675): p -= lr (sign(b1 m + (1 - b1) g) + wd p);  m = b2 m + (1 - b2) g
-Status lion(const Context& context, Tensor param, Tensor grad, Tensor m, OptionalTensor scale, double lr,
-            double beta1, double beta2, double weight_decay) {
-  const Tensor* const others[] = {&grad, &m};
-  if (Status status = check_like(param, others, 2)) return status;
+Status lion(const Context& context, TensorList params, TensorList grads, TensorList m, OptionalTensor scale,
+            double lr, double beta1, double beta2, double weight_decay) {
+  const TensorList* const others[] = {&grads, &m};
+  if (Status status = check_lists(params, others, 2)) return status;
+  CHECK(grads.count == params.count && m.count == params.count,
+        "needs a gradient and a moment for each parameter");
   CHECK(!bad_scale(scale), "scale must be two float64");
   const double f = factor(scale);
   if (f != f) return nullptr;
-  if (param.dtype == DType::f32)
-    return lion_typed<float>(context, param, grad, m, f, lr, beta1, beta2, weight_decay);
-  if (param.dtype == DType::f64)
-    return lion_typed<double>(context, param, grad, m, f, lr, beta1, beta2, weight_decay);
-  return "needs float32 or float64";
+  const LionStep s{lr, beta1, beta2, weight_decay};
+  lion_typed<float>(context, params, grads, m, f, s);
+  lion_typed<double>(context, params, grads, m, f, s);
+  return nullptr;
 }
 
 // Adafactor (Shazeer & Stern, arXiv 1804.04235) without a first moment, as transformers.Adafactor with a

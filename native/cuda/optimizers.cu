@@ -38,6 +38,89 @@ Status check_like(const Tensor& param, const Tensor* const* others, int count) {
 // What gradients are multiplied with.
 ROOTS_DEVICE double factor_of(const double* scale) { return scale ? scale[1] : 1.0; }
 
+Status check_lists(const TensorList& params, const TensorList* const* others, int count) {
+  for (int i = 0; i < count; ++i)
+    CHECK(others[i]->count == params.count || others[i]->count == 0,
+          "gradients and states must be as many as parameters");
+  for (int64_t t = 0; t < params.count; ++t) {
+    CHECK(params.items[t].dtype == DType::f32 || params.items[t].dtype == DType::f64,
+          "needs float32 or float64");
+    for (int i = 0; i < count; ++i) {
+      if (others[i]->count == 0) continue;
+      const Tensor* other = &others[i]->items[t];
+      if (const Status status = check_like(params.items[t], &other, 1)) return status;
+    }
+  }
+  return nullptr;
+}
+
+// The tensors of one parameter, and of as many as fit a kernel's parameters (4 KiB): one launch for all.
+template <class T>
+struct Slice {
+  T *param, *grad, *state[3];
+  int64_t n;
+};
+constexpr int kSlices = 64;
+template <class T>
+struct Slices {
+  Slice<T> at[kSlices];
+  int32_t first[kSlices + 1];  // piece of each
+  int32_t count;
+};
+constexpr int64_t kSlicePiece = 4 * kThreads;  // elements of a piece
+
+// rule(slice, i, factor) for every element of every slice, unless the factor is NaN. A block per piece.
+template <class T, class Rule>
+__global__ void slices_kernel(Slices<T> slices, Rule rule, const double* scale) {
+  const double factor = factor_of(scale);
+  if (factor != factor) return;
+  for (int32_t piece = static_cast<int32_t>(blockIdx.x); piece < slices.first[slices.count];
+       piece += static_cast<int32_t>(gridDim.x)) {
+    int low = 0, high = slices.count;  // first[low] <= piece < first[high]
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      if (slices.first[middle] <= piece)
+        low = middle;
+      else
+        high = middle;
+    }
+    const Slice<T>& slice = slices.at[low];
+    const int64_t from = static_cast<int64_t>(piece - slices.first[low]) * kSlicePiece;
+    const int64_t to = from + kSlicePiece < slice.n ? from + kSlicePiece : slice.n;
+    for (int64_t i = from + threadIdx.x; i < to; i += kThreads) rule(slice, i, factor);
+  }
+}
+
+template <class T, class Rule>
+Status each_slice(const TensorList& params, const TensorList& grads, const TensorList* const (&states)[3],
+                  const OptionalTensor& scale, const Rule& rule) {
+  constexpr DType type = sizeof(T) == 4 ? DType::f32 : DType::f64;
+  Slices<T> slices{};
+  const auto flush = [&]() -> Status {
+    const int32_t pieces = slices.first[slices.count];
+    if (pieces == 0) return nullptr;
+    const Status status = launch(slices_kernel<T, Rule>, grid_for(pieces), kThreads, 0, slices, rule,
+                                 data<const double>(scale));
+    slices.count = 0;
+    return status;
+  };
+  for (int64_t t = 0; t < params.count; ++t) {
+    if (params.items[t].dtype != type) continue;
+    if (slices.count == kSlices)
+      if (const Status status = flush()) return status;
+    Slice<T>& slice = slices.at[slices.count];
+    slice.param = data<T>(params.items[t]);
+    slice.grad = data<T>(grads.items[t]);
+    for (int i = 0; i < 3; ++i)
+      slice.state[i] = states[i] && states[i]->count ? data<T>(states[i]->items[t]) : nullptr;
+    slice.n = numel(params.items[t]);
+    const int64_t next = slices.first[slices.count] + ceil_div(slice.n, kSlicePiece);
+    CHECK(next < (int64_t{1} << 31), "too many elements for one step");
+    slices.first[++slices.count] = static_cast<int32_t>(next);
+  }
+  return flush();
+}
+
 // rule(i, factor) for every element, unless the factor is NaN.
 template <class Rule>
 __global__ void step_kernel(Rule rule, const double* scale, int64_t n) {
@@ -56,52 +139,49 @@ Status each(const Rule& rule, const OptionalTensor& scale, int64_t n) {
 
 template <class T>
 struct Sgd {
-  T *param, *buffer;
-  const T* grad;
   T lr, momentum, weight_decay;
   bool nesterov;
-  ROOTS_DEVICE void operator()(int64_t i, double factor) const {
-    const T p = param[i];
-    T g = fma_of(weight_decay, p, grad[i] * static_cast<T>(factor));
+  ROOTS_DEVICE void operator()(const Slice<T>& s, int64_t i, double factor) const {
+    T* buffer = s.state[0];
+    const T p = s.param[i];
+    T g = fma_of(weight_decay, p, s.grad[i] * static_cast<T>(factor));
     if (buffer) {
       const T b = fma_of(momentum, buffer[i], g);
       buffer[i] = b;
       g = nesterov ? fma_of(momentum, b, g) : b;
     }
-    param[i] = p - lr * g;
+    s.param[i] = p - lr * g;
   }
 };
 
+// state: m, v, and with AMSGrad the largest v
 template <class T>
 struct Adam {
-  T *param, *m, *v, *vmax;
-  const T* grad;
   T decay, l2, b1, b2, c1, c2, eps, rate, correction;
-  ROOTS_DEVICE void operator()(int64_t i, double factor) const {
-    const T p = param[i];
-    const T g = fma_of(l2, p, grad[i] * static_cast<T>(factor));
-    const T mi = fma_of(c1, g, b1 * m[i]);
-    T vi = fma_of(c2 * g, g, b2 * v[i]);
-    m[i] = mi;
-    v[i] = vi;
+  ROOTS_DEVICE void operator()(const Slice<T>& s, int64_t i, double factor) const {
+    T* vmax = s.state[2];
+    const T p = s.param[i];
+    const T g = fma_of(l2, p, s.grad[i] * static_cast<T>(factor));
+    const T mi = fma_of(c1, g, b1 * s.state[0][i]);
+    T vi = fma_of(c2 * g, g, b2 * s.state[1][i]);
+    s.state[0][i] = mi;
+    s.state[1][i] = vi;
     if (vmax) {
       vi = Max::combine(vi, vmax[i]);
       vmax[i] = vi;
     }
-    param[i] = p * decay - rate * mi / (sqrt_of(vi) / correction + eps);
+    s.param[i] = p * decay - rate * mi / (sqrt_of(vi) / correction + eps);
   }
 };
 
 template <class T>
 struct Lion {
-  T *param, *m;
-  const T* grad;
   T b1, c1, b2, c2, rate, decay;
-  ROOTS_DEVICE void operator()(int64_t i, double factor) const {
-    const T g = grad[i] * static_cast<T>(factor), mi = m[i];
+  ROOTS_DEVICE void operator()(const Slice<T>& s, int64_t i, double factor) const {
+    const T g = s.grad[i] * static_cast<T>(factor), mi = s.state[0][i];
     const T u = fma_of(c1, g, b1 * mi);
-    param[i] = param[i] * decay - (u > T(0) ? rate : u < T(0) ? -rate : T(0));
-    m[i] = fma_of(c2, g, b2 * mi);
+    s.param[i] = s.param[i] * decay - (u > T(0) ? rate : u < T(0) ? -rate : T(0));
+    s.state[0][i] = fma_of(c2, g, b2 * mi);
   }
 };
 
@@ -279,14 +359,19 @@ __global__ void adamw_8bit_kernel(Adam8 a, const double* scale, int64_t n, int64
 
 }  // namespace
 
-Status sum_squares(const Context&, Tensor x, Tensor out, int64_t index) {
-  CHECK(is_contiguous(x), "x must be contiguous");
-  CHECK(out.dtype == DType::f64 && is_contiguous(out) && index >= 0 && index < numel(out),
-        "index outside of out");
-  return dispatch_float(x.dtype, [&](auto t) {
-    using T = decltype(t);
-    return total_squares(data<const T>(x), numel(x), data<double>(out) + index);
-  });
+Status sum_squares(const Context&, TensorList xs, Tensor out, int64_t first) {
+  CHECK(out.dtype == DType::f64 && is_contiguous(out) && first >= 0 && xs.count <= numel(out) - first,
+        "out has too few elements");
+  for (int64_t t = 0; t < xs.count; ++t) {
+    const Tensor& x = xs.items[t];
+    CHECK(is_contiguous(x), "tensors must be contiguous");
+    const Status status = dispatch_float(x.dtype, [&](auto type) {
+      using T = decltype(type);
+      return total_squares(data<const T>(x), numel(x), data<double>(out) + first + t);
+    });
+    if (status) return status;
+  }
+  return nullptr;
 }
 
 Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, double max_norm,
@@ -300,50 +385,60 @@ Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, 
                 inverse);
 }
 
-Status sgd(const Context&, Tensor param, Tensor grad, OptionalTensor buffer, OptionalTensor scale, double lr,
-           double momentum, double weight_decay, int64_t nesterov) {
-  const Tensor* const others[] = {&grad, &buffer};
-  if (const Status status = check_like(param, others, 2)) return status;
+Status sgd(const Context&, TensorList params, TensorList grads, TensorList buffers, OptionalTensor scale,
+           double lr, double momentum, double weight_decay, int64_t nesterov) {
+  const TensorList* const others[] = {&grads, &buffers};
+  if (const Status status = check_lists(params, others, 2)) return status;
+  CHECK(grads.count == params.count, "needs a gradient for each parameter");
   CHECK(!bad_scale(scale), "scale must be two float64");
-  return dispatch_float(param.dtype, [&](auto t) {
-    using T = decltype(t);
-    return each(Sgd<T>{data<T>(param), data<T>(buffer), data<T>(grad), static_cast<T>(lr),
-                       static_cast<T>(momentum), static_cast<T>(weight_decay), nesterov != 0},
-                scale, numel(param));
-  });
+  const auto step = [&](auto type) {
+    using T = decltype(type);
+    return each_slice<T>(
+        params, grads, {&buffers, nullptr, nullptr}, scale,
+        Sgd<T>{static_cast<T>(lr), static_cast<T>(momentum), static_cast<T>(weight_decay), nesterov != 0});
+  };
+  if (const Status status = step(float{})) return status;
+  return step(double{});
 }
 
-Status adam(const Context&, Tensor param, Tensor grad, Tensor m, Tensor v, OptionalTensor vmax,
+Status adam(const Context&, TensorList params, TensorList grads, TensorList m, TensorList v, TensorList vmax,
             OptionalTensor scale, double lr, double beta1, double beta2, double eps, double weight_decay,
             int64_t decoupled, int64_t step) {
-  const Tensor* const others[] = {&grad, &m, &v, &vmax};
-  if (const Status status = check_like(param, others, 4)) return status;
+  const TensorList* const others[] = {&grads, &m, &v, &vmax};
+  if (const Status status = check_lists(params, others, 4)) return status;
+  CHECK(grads.count == params.count && m.count == params.count && v.count == params.count,
+        "needs a gradient and moments for each parameter");
   CHECK(!bad_scale(scale), "scale must be two float64");
   CHECK(step >= 1, "steps count from 1");
-  return dispatch_float(param.dtype, [&](auto t) {
-    using T = decltype(t);
-    return each(Adam<T>{data<T>(param), data<T>(m), data<T>(v), data<T>(vmax), data<T>(grad),
-                        static_cast<T>(decoupled ? 1 - lr * weight_decay : 1),
-                        static_cast<T>(decoupled ? 0 : weight_decay), static_cast<T>(beta1),
-                        static_cast<T>(beta2), static_cast<T>(1 - beta1), static_cast<T>(1 - beta2),
-                        static_cast<T>(eps), static_cast<T>(lr / (1 - power(beta1, step))),
-                        static_cast<T>(::sqrt(1 - power(beta2, step)))},
-                scale, numel(param));
-  });
+  const auto update = [&](auto type) {
+    using T = decltype(type);
+    return each_slice<T>(params, grads, {&m, &v, &vmax}, scale,
+                         Adam<T>{static_cast<T>(decoupled ? 1 - lr * weight_decay : 1),
+                                 static_cast<T>(decoupled ? 0 : weight_decay), static_cast<T>(beta1),
+                                 static_cast<T>(beta2), static_cast<T>(1 - beta1), static_cast<T>(1 - beta2),
+                                 static_cast<T>(eps), static_cast<T>(lr / (1 - power(beta1, step))),
+                                 static_cast<T>(::sqrt(1 - power(beta2, step)))});
+  };
+  if (const Status status = update(float{})) return status;
+  return update(double{});
 }
 
-Status lion(const Context&, Tensor param, Tensor grad, Tensor m, OptionalTensor scale, double lr,
-            double beta1, double beta2, double weight_decay) {
-  const Tensor* const others[] = {&grad, &m};
-  if (const Status status = check_like(param, others, 2)) return status;
+Status lion(const Context&, TensorList params, TensorList grads, TensorList m, OptionalTensor scale,
+            double lr, double beta1, double beta2, double weight_decay) {
+  const TensorList* const others[] = {&grads, &m};
+  if (const Status status = check_lists(params, others, 2)) return status;
+  CHECK(grads.count == params.count && m.count == params.count,
+        "needs a gradient and a moment for each parameter");
   CHECK(!bad_scale(scale), "scale must be two float64");
-  return dispatch_float(param.dtype, [&](auto t) {
-    using T = decltype(t);
-    return each(Lion<T>{data<T>(param), data<T>(m), data<T>(grad), static_cast<T>(beta1),
-                        static_cast<T>(1 - beta1), static_cast<T>(beta2), static_cast<T>(1 - beta2),
-                        static_cast<T>(lr), static_cast<T>(1 - lr * weight_decay)},
-                scale, numel(param));
-  });
+  const auto step = [&](auto type) {
+    using T = decltype(type);
+    return each_slice<T>(
+        params, grads, {&m, nullptr, nullptr}, scale,
+        Lion<T>{static_cast<T>(beta1), static_cast<T>(1 - beta1), static_cast<T>(beta2),
+                static_cast<T>(1 - beta2), static_cast<T>(lr), static_cast<T>(1 - lr * weight_decay)});
+  };
+  if (const Status status = step(float{})) return status;
+  return step(double{});
 }
 
 Status adafactor(const Context&, Tensor param, Tensor grad, Tensor row, OptionalTensor column,

@@ -13,6 +13,7 @@ import {
   tensor,
 } from '../../lib/index.js';
 import type { Tensor } from '../../lib/index.js';
+import * as kernels from '../../lib/native/kernels.gen.js';
 import type { ScheduleName, ScheduleOptions } from '../../lib/optim/schedules.js';
 import {
   describeWithFixtures,
@@ -130,6 +131,57 @@ describeWithFixtures('schedules against transformers (T10)', () => {
       { rtol: 1e-6, atol: 1e-10 },
       key,
     );
+  });
+});
+
+describe('many parameters in one call', () => {
+  // more than one call takes, of two types, one longer than a piece of work, one without a gradient
+  const sizes = [40000, ...Array.from({ length: 300 }, (_, i) => 1 + ((i * 37) % 120))];
+  const make = (): Tensor[] =>
+    sizes.map((n, i) => {
+      const wave = (f: number): number[] =>
+        Array.from({ length: n }, (_, j) => Math.sin(i + f * j));
+      const dtype = i % 5 === 2 ? 'float64' : 'float32';
+      const p = tensor(wave(0.37), { dtype, requiresGrad: true });
+      if (i !== 7) p.grad = tensor(wave(0.11), { dtype });
+      return p;
+    });
+  for (const [name, rule] of Object.entries(rules)) {
+    if (name === 'optim_adafactor') continue; // keeps float32 state
+    it(`${name}: the same numbers as parameter by parameter`, async () => {
+      const [together, apart] = [make(), make()];
+      const one = rule(together);
+      const each = apart.map((p) => rule([p]));
+      for (let step = 0; step < 3; step++) {
+        one.step();
+        for (const optimizer of each) optimizer.step();
+      }
+      for (const [i, p] of together.entries())
+        expect(await p.data(), `parameter ${i}`).toEqual(await apart[i]!.data());
+    });
+  }
+  it('the norm of their gradients equals the sum over all', async () => {
+    const params = make();
+    let want = 0;
+    for (const p of params) if (p.grad) for (const x of await numbers(p.grad)) want += x * x;
+    const { norm } = await gradientScale(params).read();
+    expect(norm).toBeCloseTo(Math.sqrt(want), 8);
+  });
+  it('the addon refuses lists that do not belong together, and too long ones', async () => {
+    const t = (n: number): Tensor => tensor(new Float32Array(n));
+    const call = (p: Tensor[], g: Tensor[]): void => kernels.lion(p, g, p, null, 0.1, 0.9, 0.9, 0);
+    const long = Array.from({ length: 200 }, () => t(1));
+    expect(() => call(long, long)).toThrow(/at most 128/);
+    for (const [p, g] of [
+      [[t(3)], [t(4)]],
+      [[t(3), t(3)], [t(3)]],
+      [[t(3)], []],
+    ] as const) {
+      call([...p], [...g]);
+      await expect(t(1).data()).rejects.toThrow(/lion/);
+    }
+    call([], []);
+    await t(1).data();
   });
 });
 
