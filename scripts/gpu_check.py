@@ -403,6 +403,24 @@ def correctness(c):
     o = c.new(x.shape)
     c.check("rope", (x, cos.float(), sin.float(), o.tensor, 0, 1.0), [o], [want], 1e-6)
 
+    # least squares of pruning
+    for n, m in ((1, 1), (31, 5), (32, 64), (33, 300), (200, 7), (259, 130)):
+        x = c.randn(n + 8, n, dtype=f64)
+        a = x.t() @ x + torch.eye(n, dtype=f64, device=c.m.device)
+        want, rhs = torch.linalg.cholesky(a), c.randn(n, m, dtype=f64)
+        factor, solution, info = a.clone(), rhs.clone(), torch.full((1,), 77, dtype=torch.int64, device=c.m.device)
+        c.m("cholesky", factor, info)
+        c.m("cholesky_solve", factor, solution)
+        broken, failed = a.clone(), torch.zeros(1, dtype=torch.int64, device=c.m.device)
+        broken[n // 2, n // 2] = -1.0
+        c.m("cholesky", broken, failed)
+        c.m.synchronize()
+        error = max(((factor - want).abs().max() / want.abs().max()).item(), (a @ solution - rhs).abs().max().item())
+        ok = error < 1e-9 and info.item() == 0 and failed.item() == n // 2 + 1
+        c.total += 1
+        c.failed += not ok
+        c.out.write(json.dumps({"stage": "correctness", "kernel": "cholesky", "note": f"{n} x {m}", "ok": ok, "error": error}) + "\n")
+
     # optimizers: one step from given states, of more parameters than one launch takes, one of them empty
     sizes = [5003, 1, 0, 1024] + [97 + 13 * i for i in range(70)]
     p, g, m0 = ([c.randn(n) for n in sizes] for _ in range(3))

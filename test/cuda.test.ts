@@ -204,13 +204,44 @@ describeEmulated(
         print(Math.max(...want.map((v, i) => Math.abs(v - got[i]))));`;
       expect(run(source, env)).toBeLessThan(2e-5);
     });
+    it('prunes, repairs by least squares and quantizes there, as on the CPU', () => {
+      const folder = temporaryFolder('cuda-compress');
+      const words = ['the', 'cat', 'saw', 'a', 'dog', 'and', 'ran', 'home', 'in', 'rain'];
+      const text = (seed: number): string =>
+        Array.from({ length: 400 }, (_, i) => words[((i * i + 7 * i + seed) % 97) % 10]).join(' ');
+      const train = join(folder, 'text.txt');
+      writeFileSync(train, text(1));
+      const model = ['--model', 'llama', '--layers', '2', '--heads', '4', '--kv-heads', '2'];
+      const data = ['--text', train, '--out', join(folder, 'model')];
+      const size = ['--dim', '16', '--context', '32', '--steps', '20'];
+      execFileSync(
+        process.execPath,
+        ['--import', 'tsx', join(root, 'lib/cli/main.ts'), 'train', ...model, ...size, ...data],
+        { cwd: root, env: { ...process.env, ROOTS_TEST_DEVICE: '' }, stdio: 'pipe' },
+      );
+      const compressed = (device: string): [string, boolean, number, number][] =>
+        run(
+          `roots.setDefaultDevice('${device}');
+           const report = await roots.compress(${JSON.stringify(join(folder, 'model'))}, {
+             out: ${JSON.stringify(join(folder, device))}, calibrationTokens: 512, turns: 1, measureMs: 1, maxKld: 5,
+             calibrationText: ${JSON.stringify(text(2).slice(0, 1500))}, evalText: ${JSON.stringify(text(3).slice(0, 600))},
+             prune: { ffn: 0.25, heads: 0.5 }, quantize: 'w8a8' });
+           print(report.stages.map((s) => [s.stage, s.accepted, s.kld, s.perplexity]));`,
+          env,
+        ) as [string, boolean, number, number][];
+      const [here, there] = [compressed('cpu'), compressed('cuda')];
+      expect(here.map((s) => s[1])).toEqual([true, true, true]);
+      expect(there.map((s) => s.slice(0, 2))).toEqual(here.map((s) => s.slice(0, 2)));
+      for (const [i, s] of there.entries()) {
+        expect(Math.abs(s[2] - here[i]![2])).toBeLessThan(1e-4);
+        expect(s[3] / here[i]![3]).toBeCloseTo(1, 4);
+      }
+    }, 120_000);
     it('kernels that CUDA lacks say so', () => {
       expect(
         run(
-          `const { cholesky } = await import(${JSON.stringify(join(root, 'lib/native/kernels.gen.ts'))});
-           const a = roots.tensor([[4, 2], [2, 3]], { dtype: 'float64', device: 'cuda' });
-           const info = roots.tensor(new BigInt64Array(1), { device: 'cuda' });
-           print(failure(() => { cholesky(a, info); a.dataSync(); }));`,
+          `const w = roots.tensor([[4, 2], [2, 3]], { device: 'cuda' });
+           print(failure(() => roots.packLinear(w).dataSync()));`,
           env,
         ) as string[],
       ).toEqual(['ERR_ROOTS_NATIVE', expect.stringMatching(/no CUDA kernel.*\.to\('cpu'\)/)]);

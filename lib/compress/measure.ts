@@ -9,6 +9,7 @@ import { noGrad } from '../autograd/modes.js';
 import { loadModel } from '../models/registry.js';
 import type { KVCache } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
+import { defaultDevice } from '../tensor/device.js';
 import { RootsError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
 
@@ -129,10 +130,11 @@ function measureInChild(
   threads: number,
   milliseconds: number,
 ): Promise<RunMeasurement> {
+  const options = ['--milliseconds', String(milliseconds), '--device', defaultDevice()];
   return new Promise((resolve, reject) => {
     const child = spawn(
       process.execPath,
-      [...childArguments(), 'measure', folder, '--milliseconds', String(milliseconds), '--json'],
+      [...childArguments(), 'measure', folder, '--json', ...options],
       {
         stdio: ['ignore', 'pipe', 'pipe'],
         env: { ...process.env, ROOTS_THREADS: String(threads), NODE_OPTIONS: '' },

@@ -11,6 +11,7 @@ import {
   printJson,
   requiredOption,
   textOption,
+  useDevice,
 } from '../command.js';
 import type { Command } from '../command.js';
 import { Progress } from '../progress.js';
@@ -51,6 +52,7 @@ export const command: Command = {
   --sparsity R             zero this share of the weights (a mask: no speed by itself)
   --max-kld X              undo a stage that moves the model further than this (default 0.1 nats per token)
   --calibration-tokens N   default 16384
+  --device cpu|cuda|auto   where to run (default cpu)
   --seed N  --overwrite  --json
 
 Writes a model folder to OUT, with report.json and report.html.`,
@@ -69,10 +71,12 @@ Writes a model folder to OUT, with report.json and report.html.`,
     sparsity: { type: 'string' },
     'max-kld': { type: 'string' },
     'calibration-tokens': { type: 'string' },
+    device: { type: 'string' },
     seed: { type: 'string' },
     overwrite: { type: 'boolean' },
   },
   async run([folder], values) {
+    useDevice(values);
     const out = requiredOption(values, 'out');
     const prune = textOption(values, 'prune');
     const healing = textOption(values, 'heal');
