@@ -1,29 +1,12 @@
 // The llama.cpp adapter of `roots bench model`: answers like protocol.py. It needs node-llama-cpp, installed in the current folder or in the
 // one that ROOTS_PEER_NODE_MODULES names, and writes the model as a temporary GGUF file.
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
-import { createInterface } from 'node:readline';
-import { pathToFileURL } from 'node:url';
+import { join } from 'node:path';
+import { installed, serve } from './protocol.mjs';
 
 const threads = Number(process.argv[2]);
-const beside = resolve(process.env.ROOTS_PEER_NODE_MODULES ?? '.');
-let library;
-let version;
-try {
-  const require = createRequire(join(beside, 'package.json'));
-  const entry = require.resolve('node-llama-cpp');
-  library = await import(pathToFileURL(entry).href);
-  version = require(
-    join(entry.slice(0, entry.lastIndexOf('node-llama-cpp')), 'node-llama-cpp/package.json'),
-  ).version;
-} catch {
-  console.error(`node-llama-cpp is not installed in ${beside}`);
-  process.exit(1);
-}
-// on this name the library prints; answers go there alone
-const answer = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+const { library, version } = await installed('node-llama-cpp');
 const llama = await library.getLlama({
   gpu: false,
   build: 'never',
@@ -35,9 +18,7 @@ process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(0));
 
 const types = { float32: 'f32', bfloat16: 'bf16', int8: 'q8_0', int4: 'q4_0' };
-const warmMs = 10;
 let loaded = null; // { key, model, contexts: one per number of threads }
-let call = null;
 
 async function load(spec) {
   const key = `${spec.folder} ${spec.dtype}`;
@@ -77,11 +58,10 @@ async function prepare(spec) {
   for (const sequence of sequences) await sequence.clearHistory();
   if (spec.op === 'model_prefill') {
     const [sequence] = sequences;
-    call = async () => {
+    return async () => {
       await sequence.clearHistory();
       await sequence.evaluateWithoutGeneratingNewTokens(start);
     };
-    return;
   }
   const [next] = ids(1);
   const calls = sequences.map((sequence) => async () => {
@@ -98,31 +78,14 @@ async function prepare(spec) {
     await sequence.evaluateWithoutGeneratingNewTokens(start);
     times.push(await median(calls[i], 21));
   }
-  call = calls[times.indexOf(Math.min(...times))];
+  return calls[times.indexOf(Math.min(...times))];
 }
 
-answer({
-  name: 'llama.cpp',
-  version: `node-llama-cpp ${version}`,
-  settings: `${threads} threads (decoding: the faster of ${threads} and 1), GGUF of the same model (int8: q8_0, int4: q4_0), batch 512`,
-});
-for await (const line of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(line);
-  try {
-    if (request.prepare) {
-      await prepare(request.prepare);
-      await call();
-      answer({ ready: true });
-    } else {
-      let start = performance.now();
-      do await call();
-      while (performance.now() - start < warmMs);
-      start = performance.now();
-      for (let i = 0; i < request.run; i++) await call();
-      answer({ ms: (performance.now() - start) / request.run });
-    }
-  } catch (error) {
-    answer({ error: String(error) });
-  }
-}
-process.exit(0);
+await serve(
+  {
+    name: 'llama.cpp',
+    version: `node-llama-cpp ${version}`,
+    settings: `${threads} threads (decoding: the faster of ${threads} and 1), GGUF of the same model (int8: q8_0, int4: q4_0), batch 512`,
+  },
+  prepare,
+);

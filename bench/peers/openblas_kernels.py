@@ -5,10 +5,10 @@ import ctypes
 import ctypes.util
 import glob
 import os
-import random
 import site
 import sys
 
+from blas import load, operand
 from protocol import serve
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
@@ -22,33 +22,25 @@ def candidates():
             yield from sorted(glob.glob(os.path.join(folder, library, "libscipy_openblas*.so*")))
 
 
-def load():
-    for path in filter(None, candidates()):
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for prefix, suffix, integer in (("", "", ctypes.c_int), ("scipy_", "", ctypes.c_int), ("scipy_", "64_", ctypes.c_int64)):
-            if hasattr(library, f"{prefix}cblas_sgemm{suffix}"):
-                return path, lambda name: getattr(library, f"{prefix}{name}{suffix}"), integer
-    sys.exit("no OpenBLAS: name one with ROOTS_OPENBLAS")
+NAMES = (("", "", ctypes.c_int), ("scipy_", "", ctypes.c_int), ("scipy_", "64_", ctypes.c_int64))
 
 
-PATH, symbol, Integer = load()
+def naming(library):
+    """The prefix, suffix and integer of a build's functions, or None."""
+    return next((name for name in NAMES if hasattr(library, f"{name[0]}cblas_sgemm{name[1]}")), None)
 
 
-def floats(count):
-    block = [random.gauss(0, 1) for _ in range(4096)]
-    data = (ctypes.c_float * count)()
-    for at in range(0, count, 4096):
-        piece = block[: min(4096, count - at)]
-        data[at : at + len(piece)] = piece
-    return data
+PATH, openblas = load(candidates(), naming, "no OpenBLAS: name one with ROOTS_OPENBLAS")
+PREFIX, SUFFIX, Integer = naming(openblas)
+
+
+def symbol(name):
+    return getattr(openblas, f"{PREFIX}{name}{SUFFIX}")
 
 
 def product(m, n, k, layout):
     sgemm = symbol("cblas_sgemm")
-    a, b, c = floats(m * k), floats(k * n), floats(m * n)
+    a, b, c = operand(m * k), operand(k * n), operand(m * n)
     ta, tb = layout[0] == "t", layout[1] == "t"
     arguments = (
         ctypes.c_int(ROW_MAJOR), ctypes.c_int(TRANSPOSED if ta else PLAIN), ctypes.c_int(TRANSPOSED if tb else PLAIN),

@@ -11,18 +11,27 @@ import { RootsError } from '../tensor/errors.js';
 /** An operation in words that every adapter understands: a name and sizes. */
 export type PeerSpec = { op: string } & Record<string, string | number | boolean>;
 
-export const libraryNames = ['torch', 'onnxruntime', 'llama.cpp', 'openblas'] as const;
+export const libraryNames = [
+  'torch',
+  'onnxruntime',
+  'onnxruntime-node',
+  'llama.cpp',
+  'openblas',
+  'dnnl',
+] as const;
 export type LibraryName = (typeof libraryNames)[number];
 /** All that rows can be compared with; `naive` is our own plain code. */
 export type PeerName = LibraryName | 'naive';
 export const peerNames: readonly PeerName[] = [...libraryNames, 'naive'];
 
-/** Programs for the Python that ROOTS_PEER_PYTHON names, and one for Node. */
+/** Programs for the Python that ROOTS_PEER_PYTHON names, and for Node. */
 const scripts: Record<LibraryName, string> = {
   torch: 'torch_kernels.py',
   onnxruntime: 'onnxruntime_kernels.py',
+  'onnxruntime-node': 'onnxruntime_node.mjs',
   'llama.cpp': 'llama_cpp.mjs',
   openblas: 'openblas_kernels.py',
+  dnnl: 'dnnl_kernels.py',
 };
 
 export interface PeerInfo {
@@ -68,6 +77,7 @@ export class Peer {
         // workers that spin 200 ms after a call, the default, would run beside whoever is timed next; calls of one turn follow each
         // other faster than this
         KMP_BLOCKTIME: '10',
+        GOMP_SPINCOUNT: '300000',
         // 2^24 cycles, some 5 ms
         OPENBLAS_THREAD_TIMEOUT: '24',
       },

@@ -70,10 +70,11 @@ export const command: Command = {
   usage: `roots bench ${benchNames.join('|')}|model DIR|all [--sizes 256,512] [--threads N] [--peers auto] [--json]
 
 ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
-  model DIR  prefill and one decoded token of a checkpoint, float32 and with weights in bfloat16
+  model DIR  prefill and one decoded token of a checkpoint: float32, bfloat16, int8, int4
 
   --peers auto|none|${libraryNames.join(',')}   time the same operations by these, in turns in one run (default none);
-                           they are found in the Python that ROOTS_PEER_PYTHON names
+                           they are found in the Python that ROOTS_PEER_PYTHON names; onnxruntime-node and llama.cpp
+                           (node-llama-cpp) in the folder that ROOTS_PEER_NODE_MODULES names; libraries by ROOTS_OPENBLAS, ROOTS_DNNL
   --compare naive,${levels.join(',')}
                            time these instruction sets too, each in a process of its own; naive: plain loops in TypeScript,
                            in turns like the peers
