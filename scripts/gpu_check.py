@@ -108,6 +108,11 @@ class Module:
             raise RuntimeError(status.decode())
 
 
+def tf32(x):
+    """float32 rounded to 10 bits of mantissa, half away from zero."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
 GUARD = 4096
 
 
@@ -312,6 +317,8 @@ def correctness(c):
             c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [rounded], 3e-6, note + ", operands float32")
             a16, b16 = a.to(bf16), b.to(bf16)
             c.check("matmul_bf16", (a16, b16, o.tensor, 0), [o], [rounded], 3e-6, note + ", operands bfloat16")
+            o = c.new((M, N))
+            c.check("matmul_tf32", (a, b, o.tensor, 0), [o], [tf32(a).double() @ tf32(b).double()], 3e-6, note)
             a8, b8 = c.ints(-127, 128, M, K, dtype=torch.int8), c.ints(-127, 128, K, N, dtype=torch.int8)
             o = c.new((M, N), torch.int32)
             c.check("matmul_i8", (a8, b8, o.tensor), [o], [a8.double() @ b8.double()], 0, note)
@@ -320,6 +327,10 @@ def correctness(c):
             pre = x.double() @ w.double().t() + bias.double()
             o, p = c.new((M, N)), c.new((M, N))
             c.check("linear", (x, w, bias, o.tensor, p.tensor, activation), [o, p], [f(pre), pre], 4e-6,
+                    f"{M} x {N} x {K}, activation {activation}")
+            o, p = c.new((M, N)), c.new((M, N))
+            pre = tf32(x).double() @ tf32(w).double().t() + bias.double()
+            c.check("linear_tf32", (x, w, bias, o.tensor, p.tensor, activation), [o, p], [f(pre), pre], 4e-6,
                     f"{M} x {N} x {K}, activation {activation}")
         row_bytes = (K + 3) // 4 * 4
         total = (N + 31) // 32 * 32 * (row_bytes + 4)
@@ -355,6 +366,7 @@ def correctness(c):
     o = c.new((2, 3, 33, 17))
     c.check("matmul", (a, b, o.tensor, 0), [o], [a.double() @ b.double()], 3e-6, "batched, broadcast")
     c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [a.to(bf16).double() @ b.to(bf16).double()], 3e-6, "batched")
+    c.check("matmul_tf32", (a, b, o.tensor, 0), [o], [tf32(a).double() @ tf32(b).double()], 3e-6, "batched")
 
     # attention
     for B, H, Hkv, Tq, Tk, D, causal, window in ((1, 1, 1, 1, 1, 8, 1, 0), (2, 4, 2, 37, 37, 64, 1, 0),
@@ -517,6 +529,11 @@ def bench(c):
              "torch bf16 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s", f"{n}^3 NT, float32 out")
         duel(c, "matmul_bf16", lambda: c.m("matmul_bf16", a, b, o, 0), lambda: torch.mm(a, b, out=o16),
              "torch bf16 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s", f"{n}^3 NN, float32 out")
+        af, bf = a.float(), b.float()
+        torch.backends.cuda.matmul.allow_tf32 = True
+        duel(c, "matmul_tf32", lambda: c.m("matmul_tf32", af, bf.t(), o, 0), lambda: torch.mm(af, bf.t()),
+             "torch TF32 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s", f"{n}^3 NT")
+        torch.backends.cuda.matmul.allow_tf32 = False
         a8, b8 = c.ints(-127, 128, n, n, dtype=torch.int8), c.ints(-127, 128, n, n, dtype=torch.int8)
         o32 = empty(n, n, dtype=torch.int32)
         duel(c, "matmul_i8", lambda: c.m("matmul_i8", a8, b8.t(), o32), lambda: torch._int_mm(a8, b8.t()),

@@ -19,7 +19,8 @@ export function enableGrad<T>(fn: () => T): T {
 }
 
 /** The precision of matrix products of float32 tensors. */
-export type ProductDtype = 'float32' | 'bfloat16' | 'float16';
+export type ProductDtype = 'float32' | 'tfloat32' | 'bfloat16' | 'float16';
+const productDtypes: readonly string[] = ['float32', 'tfloat32', 'bfloat16', 'float16'];
 
 const products = new AsyncLocalStorage<ProductDtype>();
 
@@ -30,12 +31,13 @@ export function productDtype(): ProductDtype {
 /**
  * Runs `fn` (sync or async) with matrix products of float32 tensors (matmul, linear, and their gradients) computed from operands
  * rounded to `dtype`, with float32 sums. Everything else, weights and results included, stays float32. float16 overflows above 65504
- * and loses gradients below 6e-8: train with a loss scale (`fp16: true`).
+ * and loses gradients below 6e-8: train with a loss scale (`fp16: true`). tfloat32 (10 bits of mantissa) is for the tensor cores of a
+ * GPU; the CPU multiplies float32 as it is.
  */
 export function autocast<T>(dtype: ProductDtype, fn: () => T): T {
-  if (dtype !== 'float32' && dtype !== 'bfloat16' && dtype !== 'float16')
+  if (!productDtypes.includes(dtype))
     throw new TypeError(
-      `autocast: expected 'float32', 'bfloat16' or 'float16', got ${JSON.stringify(dtype)}`,
+      `autocast: expected one of ${productDtypes.join(', ')}, got ${JSON.stringify(dtype)}`,
     );
   return products.run(dtype, fn);
 }

@@ -44,6 +44,7 @@ export const trainingOptionSpecs: OptionSpecs = {
   clip: { type: 'string' },
   'label-smoothing': { type: 'string' },
   bf16: { type: 'boolean' },
+  tf32: { type: 'boolean' },
   fp16: { type: 'boolean' },
   checkpointing: { type: 'boolean' },
   seed: { type: 'string' },
@@ -66,6 +67,7 @@ export const trainingUsage: string = `  --text FILE…             text, .jsonl 
   --lr X  --schedule NAME  --warmup N  --min-lr-rate R  --weight-decay X  --clip X  --label-smoothing R
   --optimizer ${optimizerNames.join('|')}
   --bf16                   matrix products in bfloat16, weights in float32
+  --tf32                   matrix products in TF32 on a GPU
   --fp16                   matrix products in float16 with a dynamic loss scale
   --checkpointing          recompute blocks in the backward pass: less memory, a third more time
   --log-every N  --eval-every N  --save-every N  --keep-checkpoints N
@@ -106,6 +108,7 @@ export function trainingOptions(values: Values): PartialTrainingOptions {
       maxGradNorm: numberOption(values, 'clip'),
       labelSmoothingFactor: numberOption(values, 'label-smoothing'),
       bf16: values['bf16'] === true ? true : undefined,
+      tf32: values['tf32'] === true ? true : undefined,
       fp16: values['fp16'] === true ? true : undefined,
       gradientCheckpointing: values['checkpointing'] === true ? true : undefined,
       seed: integerOption(values, 'seed'),

@@ -94,7 +94,7 @@ export class Linear extends Module {
     }
     if (this.#packed) {
       const packed = this.#packed;
-      const same = packed.dtype === 'bfloat16' || productDtype() === 'float32';
+      const same = packed.dtype === 'bfloat16' || productDtype().endsWith('float32');
       if (x.dtype === 'float32' && same && !willRecord(x, this.#bias))
         return linearPacked(x, packed, this.#bias, { outputs: this.outFeatures, activation });
     }

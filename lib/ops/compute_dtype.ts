@@ -23,12 +23,10 @@ export function restore(y: Tensor, dtype: DType): Tensor {
 
 type Products = { matmul: typeof kernels.matmul; linear: typeof kernels.linear };
 
-/** The kernels for products of `dtype` operands: in half precision inside autocast(), for float32 alone. */
+/** The kernels for products of `dtype` operands: in the precision of autocast(), for float32 alone. */
 export function productKernels(dtype: DType, precision: ProductDtype = productDtype()): Products {
   if (dtype !== 'float32' || precision === 'float32') return kernels;
-  return precision === 'bfloat16'
-    ? { matmul: kernels.matmul_bf16, linear: kernels.linear_bf16 }
-    : throughFloat16;
+  return byPrecision[precision];
 }
 
 /** float32 kernels of operands that have been through float16: no device here multiplies float16 numbers itself. */
@@ -36,6 +34,12 @@ const throughFloat16: Products = {
   matmul: (a, b, out, accumulate) =>
     tidy(() => kernels.matmul(rounded(a), rounded(b), out, accumulate)),
   linear: (x, weight, ...rest) => tidy(() => kernels.linear(rounded(x), rounded(weight), ...rest)),
+};
+
+const byPrecision: Record<Exclude<ProductDtype, 'float32'>, Products> = {
+  tfloat32: { matmul: kernels.matmul_tf32, linear: kernels.linear_tf32 },
+  bfloat16: { matmul: kernels.matmul_bf16, linear: kernels.linear_bf16 },
+  float16: throughFloat16,
 };
 
 function rounded(t: TensorArg): Tensor {

@@ -53,6 +53,8 @@ export interface TrainingOptions {
   seed: number;
   /** Matrix products in bfloat16 with float32 weights and sums. */
   bf16: boolean;
+  /** Matrix products in TF32 on a GPU's tensor cores (10 bits of mantissa), float32 weights and sums; no change on the CPU. */
+  tf32: boolean;
   /** Matrix products in float16 with a dynamic loss scale, float32 weights and sums. No faster than float32 on these devices. */
   fp16: boolean;
   gradientCheckpointing: boolean;
@@ -104,6 +106,7 @@ export const defaults: Omit<TrainingOptions, 'outputDir'> = {
   earlyStoppingThreshold: 0,
   seed: 42,
   bf16: false,
+  tf32: false,
   fp16: false,
   gradientCheckpointing: false,
   labelSmoothingFactor: 0,
@@ -181,6 +184,10 @@ export class TrainingArguments {
     check.oneOf(op, 'saveStrategy', a.saveStrategy, strategies);
     check.oneOf(op, 'nanPolicy', a.nanPolicy, nanPolicies);
     for (const reporter of a.reportTo) check.oneOf(op, 'reportTo', reporter, reporters);
+    if (a.tf32 && (a.fp16 || a.bf16))
+      throw new OptionError(
+        `${op}: tf32 is a precision of products like bf16 and fp16; choose one of them`,
+      );
     if (a.fp16 && a.bf16)
       throw new OptionError(`${op}: fp16 and bf16 exclude each other; bf16 needs no loss scale`);
     if (a.loadBestModelAtEnd && (a.evalStrategy === 'no' || a.saveStrategy !== a.evalStrategy))

@@ -295,8 +295,9 @@ export class Trainer<M extends Module, B, E = B> {
   }
 
   #inPrecision<T>(fn: () => T): T {
-    const { bf16, fp16 } = this.args;
-    return bf16 ? autocast('bfloat16', fn) : fp16 ? autocast('float16', fn) : fn();
+    const { bf16, fp16, tf32 } = this.args;
+    if (bf16 || fp16) return autocast(bf16 ? 'bfloat16' : 'float16', fn);
+    return tf32 ? autocast('tfloat32', fn) : fn();
   }
 
   async #openLoggers(): Promise<void> {
@@ -635,6 +636,7 @@ export class Trainer<M extends Module, B, E = B> {
       optim: args.optim,
       bf16: args.bf16,
       fp16: args.fp16,
+      tf32: args.tf32,
       data: this.#o.trainDataset.fingerprint,
     };
   }

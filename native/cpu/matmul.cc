@@ -55,5 +55,17 @@ Status linear(const Context& context, Tensor x, Tensor weight, OptionalTensor bi
   return "needs float32 or float64";
 }
 
+// TF32 asks for at least 10 bits of mantissa: a processor has all 23 at the same price.
+Status matmul_tf32(const Context& context, Tensor a, Tensor b, Tensor out, int64_t accumulate) {
+  CHECK(out.dtype == DType::f32, "needs float32");
+  return ROOTS_ISA::matmul(context, a, b, out, accumulate);
+}
+
+Status linear_tf32(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
+                   OptionalTensor pre, int64_t activation) {
+  CHECK(out.dtype == DType::f32, "needs float32");
+  return ROOTS_ISA::linear(context, x, weight, bias, out, pre, activation);
+}
+
 }  // namespace ROOTS_ISA
 }  // namespace roots

@@ -277,9 +277,31 @@ describe('autocast to bfloat16', () => {
     await near(x!.grad!, matmul(dyd!, wd!));
     await near(w!.grad!, matmul(transpose(dyd!), xd!));
   });
+  it('tfloat32 rounds the operands to 10 bits of mantissa on a GPU, and to none fewer than 23 on the CPU', async () => {
+    const [x, w] = [randn([5, 33]), randn([70, 33])].map((t) => t.setRequiresGrad());
+    const dy = randn([5, 70]);
+    // half away from zero
+    const rounded = async (t: Tensor): Promise<Tensor> => {
+      const values = Float32Array.from(await numbers(t));
+      const bits = new Uint32Array(values.buffer);
+      if (t.device === 'cuda') bits.forEach((b, i) => (bits[i] = (b + 0x1000) & ~0x1fff));
+      return cast(tensor(values, { shape: t.shape }), 'float64');
+    };
+    const [xd, wd, dyd] = await Promise.all([x!.detach(), w!.detach(), dy].map(rounded));
+    for (const product of [() => linear(x!, w!), () => matmul(x!, transpose(w!))]) {
+      x!.grad = w!.grad = null;
+      const y = autocast('tfloat32', product);
+      y.backward(dy);
+      const near = async (got: Tensor, want: Tensor): Promise<void> =>
+        expectClose(await numbers(got), await numbers(want), { rtol: 1e-5, atol: 1e-5 }, 'tf32');
+      await near(y, matmul(xd!, transpose(wd!)));
+      await near(x!.grad!, matmul(dyd!, wd!));
+      await near(w!.grad!, matmul(transpose(dyd!), xd!));
+    }
+  });
   it('refuses other types', () => {
     expect(() => autocast('int8' as 'bfloat16', () => 0)).toThrow(
-      /expected 'float32', 'bfloat16' or 'float16'/,
+      /expected one of float32, tfloat32, bfloat16, float16, got "int8"/,
     );
   });
 });

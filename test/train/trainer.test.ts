@@ -523,6 +523,7 @@ describe('Trainer', () => {
     const bad: [Args, RegExp][] = [
       [{ learningRate: -1 }, /learningRate must be a number from 0/],
       [{ fp16: true, bf16: true }, /fp16 and bf16 exclude each other/],
+      [{ tf32: true, bf16: true }, /tf32 is a precision/],
       [{ perDeviceTrainBatchSize: 0 }, /perDeviceTrainBatchSize/],
       [{ optim: 'adamax' as 'adam' }, /optim must be one of/],
       [{ lrSchedulerType: 'cos' as 'cosine' }, /lrSchedulerType/],

@@ -1,5 +1,6 @@
-// mma.sync: one warp multiplies 16 rows by 8 columns over 32 bytes of K. bfloat16 (16 numbers) and int8 (32
-// numbers) place their 32-bit words alike (PTX ISA, "Matrix fragments for mma.m16n8k16" and "m16n8k32"):
+// mma.sync: one warp multiplies 16 rows by 8 columns over 32 bytes of K. TF32 (8 numbers), bfloat16 (16) and
+// int8 (32) place their 32-bit words alike (PTX ISA, "Matrix fragments for mma.m16n8k8", "m16n8k16" and
+// "m16n8k32"):
 //   A word (row, w):   lane (row % 8) * 4 + w % 4, register row / 8 + 2 (w / 4)
 //   B word (w, col):   lane col * 4 + w % 4,       register w / 4
 //   D (row, col):      lane (row % 8) * 4 + col / 2, register 2 (row / 8) + col % 2
@@ -20,6 +21,21 @@ struct Bf16Product {
   static float dot(uint32_t a, uint32_t b) {
     return to_float(Bf16{static_cast<uint16_t>(a)}) * to_float(Bf16{static_cast<uint16_t>(b)}) +
            to_float(Bf16{static_cast<uint16_t>(a >> 16)}) * to_float(Bf16{static_cast<uint16_t>(b >> 16)});
+  }
+#endif
+};
+
+// float32 rounded to 10 bits of mantissa
+struct Tf32Product {
+  using Accumulator = float;
+  static constexpr int kPerWord = 1;
+  static constexpr bool kWholeWords = false;
+#if defined(ROOTS_CUDA_EMULATED)
+  static float dot(uint32_t a, uint32_t b) { return float_of(a) * float_of(b); }
+  static float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
   }
 #endif
 };
@@ -67,6 +83,15 @@ template <>
 ROOTS_DEVICE void mma<Bf16Product>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <>
+ROOTS_DEVICE void mma<Tf32Product>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -1,6 +1,6 @@
-// Products on tensor cores with mma.sync, for compute capability 8.0 and later: bfloat16 with float32 sums,
-// int8 with exact int32 sums. Operands may be float32 (rounded to bfloat16 on the way), bfloat16 or int8, of
-// any strides.
+// Products on tensor cores with mma.sync, for compute capability 8.0 and later: bfloat16 and TF32 with
+// float32 sums, int8 with exact int32 sums. Operands may be float32 (rounded on the way), bfloat16 or int8,
+// of any strides.
 //
 // A block of eight warps computes 128 x 128, a warp 64 x 32. Tiles of 64 bytes of K pass through two buffers
 // of shared memory; the next tile is on its way from global memory, in registers, while the current one is
@@ -48,6 +48,11 @@ ROOTS_DEVICE uint32_t word_at(const Operand& x, int64_t at, Bf16Product) {
   }
   return static_cast<const uint32_t*>(x.data)[at / 2];
 }
+// Half away from zero; infinities stay, and so do NaNs as the processor makes them.
+ROOTS_DEVICE uint32_t element(const Operand& x, int64_t at, Tf32Product) {
+  return (static_cast<const uint32_t*>(x.data)[at] + 0x1000u) & ~0x1fffu;
+}
+ROOTS_DEVICE uint32_t word_at(const Operand& x, int64_t at, Tf32Product p) { return element(x, at, p); }
 ROOTS_DEVICE uint32_t word_at(const Operand& x, int64_t at, I8Product) {
   return static_cast<const uint32_t*>(x.data)[at / 4];
 }
@@ -173,7 +178,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class P>
 bool whole_words(const Operand& x, int64_t K, const Batches& batches, const int64_t* strides) {
-  const uintptr_t alignment = x.source == Source::f32 ? 8 : 4;
+  const uintptr_t alignment = x.source == Source::f32 ? 4 * P::kPerWord : 4;
   bool whole = x.column_stride == 1 && x.row_stride % P::kPerWord == 0 && K % P::kPerWord == 0 &&
                reinterpret_cast<uintptr_t>(x.data) % alignment == 0;
   for (int32_t i = 0; i < batches.rank; ++i) whole = whole && strides[i] % P::kPerWord == 0;
