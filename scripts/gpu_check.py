@@ -306,7 +306,7 @@ def correctness(c):
                     [leaf.grad], 2e-5, f"{rows} x {width}")
 
     # products
-    for M, N, K in ((1, 1, 1), (3, 5, 7), (64, 64, 64), (129, 130, 131), (200, 77, 300)):
+    for M, N, K in ((1, 1, 1), (3, 5, 7), (2, 40, 96), (8, 70, 128), (64, 64, 64), (129, 130, 131), (200, 77, 300)):
         for transposes in ("NN", "NT", "TN"):
             a = c.randn(K, M).t() if transposes[0] == "T" else c.randn(M, K)
             b = c.randn(N, K).t() if transposes[1] == "T" else c.randn(K, N)
@@ -583,6 +583,13 @@ def bench(c):
         F.cross_entropy(leaf, targets).backward()
 
     duel(c, "cross_entropy forward + backward", ours, theirs, "torch cross_entropy", 4096 * 50257 * 12 / 1e9, "GB/s")
+    n, k = 8192, 8192
+    x, w = c.randn(1, k), (c.randn(1024, k).repeat(n // 1024, 1)).to(bf16)
+    x16, y, y16 = x.to(bf16), empty(1, n), empty(1, n, dtype=bf16)
+    duel(c, "linear_bf16, one row", lambda: c.m("linear_bf16", x, w, None, y, None, 0), lambda: torch.mm(x16, w.t(), out=y16),
+         "torch bf16 (cuBLAS)", n * k * 2 / 1e9, "GB/s", f"{n} x {k}")
+    duel(c, "matmul_bf16, one row", lambda: c.m("matmul_bf16", x, w, y, 0), lambda: torch.mm(x16, w, out=y16),
+         "torch bf16 (cuBLAS)", n * k * 2 / 1e9, "GB/s", f"{k} x {n}, outputs side by side")
     n = 1 << 27
     p, g, m, v = (c.randn(1 << 20).repeat(n >> 20) for _ in range(4))
     v.abs_()

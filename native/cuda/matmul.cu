@@ -1,10 +1,23 @@
 // matmul (batched, any strides) and linear (y = activation(x W^T + b)) in float32 and float64, exact to the
 // type.
 #include "cuda/declare.cuh"
+#include "cuda/gemm/few_rows.cuh"
 #include "cuda/gemm/simt.cuh"
 
 namespace roots {
 namespace cuda {
+namespace {
+
+template <class T>
+Status product(int64_t M, int64_t N, int64_t K, const simt::Operand<T>& a, const simt::Operand<T>& b,
+               const Batches& batches, const Epilogue<T>& epilogue) {
+  const few::Operand<few::Exact<T>> x{a.data, a.row_stride, a.column_stride},
+      w{b.data, b.row_stride, b.column_stride};
+  if (batches.rank == 0 && few::fits(M, w)) return few::product(M, N, K, x, w, epilogue);
+  return simt::gemm<T, T>(M, N, K, a, b, batches, epilogue);
+}
+
+}  // namespace
 
 Status matmul(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumulate) {
   if (const Status status = check_product(a, b, out)) return status;
@@ -15,9 +28,9 @@ Status matmul(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumulate
     Epilogue<T> epilogue;
     epilogue.out = data<T>(out);
     epilogue.accumulate = accumulate != 0;
-    return simt::gemm<T, T>(out.shape[r - 2], out.shape[r - 1], a.shape[r - 1],
-                            {data<T>(a), a.strides[r - 2], a.strides[r - 1]},
-                            {data<T>(b), b.strides[r - 1], b.strides[r - 2]}, Batches(a, b, out), epilogue);
+    return product<T>(out.shape[r - 2], out.shape[r - 1], a.shape[r - 1],
+                      {data<T>(a), a.strides[r - 2], a.strides[r - 1]},
+                      {data<T>(b), b.strides[r - 1], b.strides[r - 2]}, Batches(a, b, out), epilogue);
   });
 }
 
@@ -32,8 +45,8 @@ Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tens
     epilogue.pre = data<T>(pre);
     epilogue.bias = data<T>(bias);
     epilogue.activation = static_cast<Activation>(activation);
-    return simt::gemm<T, T>(x.shape[0], weight.shape[0], x.shape[1], {data<T>(x), x.strides[0], x.strides[1]},
-                            {data<T>(weight), weight.strides[0], weight.strides[1]}, Batches(), epilogue);
+    return product<T>(x.shape[0], weight.shape[0], x.shape[1], {data<T>(x), x.strides[0], x.strides[1]},
+                      {data<T>(weight), weight.strides[0], weight.strides[1]}, Batches(), epilogue);
   });
 }
 

@@ -1,5 +1,6 @@
 // matmul and linear with products in bfloat16 and float32 sums: operands float32 or bfloat16, out float32.
 #include "cuda/declare.cuh"
+#include "cuda/gemm/few_rows.cuh"
 #include "cuda/gemm/sm90.cuh"
 
 namespace roots {
@@ -65,8 +66,24 @@ Status hopper_product(int64_t M, int64_t N, int64_t K, const sm80::Operand& a, c
   return sm90::multiply<Bf16Product>(M, N, K, ra, rb, finish);
 }
 
+template <class E>
+few::Operand<E> few_operand(const sm80::Operand& x) {
+  return {static_cast<const typename E::Stored*>(x.data), x.row_stride, x.column_stride};
+}
+
+template <class W>
+Status few_rows(int64_t M, int64_t N, int64_t K, const sm80::Operand& a, const few::Operand<W>& w,
+                const Epilogue<float>& epilogue) {
+  return a.source == sm80::Source::f32 ? few::product(M, N, K, few_operand<few::Rounded>(a), w, epilogue)
+                                       : few::product(M, N, K, few_operand<few::Halved>(a), w, epilogue);
+}
+
 Status product(int64_t M, int64_t N, int64_t K, const sm80::Operand& a, const sm80::Operand& b,
                const Batches& batches, const Epilogue<float>& epilogue) {
+  const auto rounded = few_operand<few::Rounded>(b);
+  if (batches.rank == 0 && few::fits(M, rounded))
+    return b.source == sm80::Source::f32 ? few_rows(M, N, K, a, rounded, epilogue)
+                                         : few_rows(M, N, K, a, few_operand<few::Halved>(b), epilogue);
   const sm80::StoreFloat finish{epilogue, M, N};
   if (batches.count == 1 && sm90::fits(M, N, K) && hopper::wanted())
     return hopper_product(M, N, K, a, b, finish);
