@@ -213,7 +213,7 @@ describeEmulated(
       writeFileSync(train, text(1));
       const model = ['--model', 'llama', '--layers', '2', '--heads', '4', '--kv-heads', '2'];
       const data = ['--text', train, '--out', join(folder, 'model')];
-      const size = ['--dim', '16', '--context', '32', '--steps', '20'];
+      const size = ['--dim', '16', '--context', '32', '--steps', '300', '--lr', '0.01'];
       execFileSync(
         process.execPath,
         ['--import', 'tsx', join(root, 'lib/cli/main.ts'), 'train', ...model, ...size, ...data],
@@ -233,8 +233,9 @@ describeEmulated(
       expect(here.map((s) => s[1])).toEqual([true, true, true]);
       expect(there.map((s) => s.slice(0, 2))).toEqual(here.map((s) => s.slice(0, 2)));
       for (const [i, s] of there.entries()) {
-        expect(Math.abs(s[2] - here[i]![2])).toBeLessThan(1e-4);
-        expect(s[3] / here[i]![3]).toBeCloseTo(1, 4);
+        expect(here[i]![2]).toBeGreaterThan(0.01); // pruning moves this model
+        expect(s[2] / here[i]![2]).toBeCloseTo(1, 5);
+        expect(s[3] / here[i]![3]).toBeCloseTo(1, 5);
       }
     }, 120_000);
     it('kernels that CUDA lacks say so', () => {

@@ -48,7 +48,9 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
     tidy(() => noGrad(() => model.forward({ inputIds, cache, logitsToKeep: 1 }).logits));
   const head = 2 * vocab * hidden;
   const body = perToken(model) - head;
-  const width = { float32: 4, bfloat16: 2, int8: 1, int4: 0.53 }[stored];
+  // of a weight: int4 with a float32 scale for each 32, beside an int8 head
+  const width = { float32: 4, bfloat16: 2, int8: 1, int4: 0.625 }[stored];
+  const bytes = (width * body + (stored === 'int4' ? 1 : width) * head) / 2;
   const kinds = { float32: 'f32', bfloat16: 'bf16', int8: 'i8', int4: 'i8' } as const;
   const kind: Case['kind'] = kinds[stored];
   const peer = { folder, dtype: stored };
@@ -58,7 +60,7 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
       kernel: `prefill ${stored}`,
       shape: `t${prefill}`,
       operations: prefill * body + head + 2 * layers * prefill * prefill * hidden,
-      bytes: (width * (body + head)) / 2,
+      bytes,
       kind,
       warmMs: 1000,
       inputs: () => [tensor(ids(prefill), { shape: [1, prefill] })],
@@ -69,7 +71,7 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
       kernel: `decode one token ${stored}`,
       shape: `after ${past}`,
       operations: body + head + 4 * layers * past * hidden,
-      bytes: (width * (body + head)) / 2,
+      bytes,
       kind,
       warmMs: 1000,
       inputs: () => {
