@@ -372,7 +372,8 @@ def correctness(c):
     for B, H, Hkv, Tq, Tk, D, causal, window in ((1, 1, 1, 1, 1, 8, 1, 0), (2, 4, 2, 37, 37, 64, 1, 0),
                                                  (1, 2, 1, 130, 200, 128, 1, 0), (1, 1, 1, 70, 90, 144, 1, 0),
                                                  (1, 2, 2, 5, 70, 128, 1, 0), (2, 2, 1, 33, 65, 40, 0, 0),
-                                                 (1, 4, 4, 50, 50, 32, 1, 9)):
+                                                 (1, 4, 4, 50, 50, 32, 1, 9), (1, 4, 1, 150, 301, 64, 1, 0),
+                                                 (1, 2, 1, 200, 140, 128, 0, 0), (1, 1, 1, 300, 300, 100, 1, 70)):
         q, k, v, dout = c.randn(B, H, Tq, D), c.randn(B, Hkv, Tk, D), c.randn(B, Hkv, Tk, D), c.randn(B, H, Tq, D)
         i, j = torch.arange(Tq, device=c.m.device)[:, None], torch.arange(Tk, device=c.m.device)[None]
         seen = torch.ones(Tq, Tk, dtype=torch.bool, device=c.m.device)
@@ -408,6 +409,10 @@ def correctness(c):
         c.check("attention_backward", (dout, q, k, v, None, None, None, y.detach().float(), lse_reference.float(),
                                        dq.tensor, dk.tensor, dv.tensor, None, scale, causal, window),
                 [dq, dk, dv], [lq.grad, lk.grad, lv.grad], 3e-5, note)
+        dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)
+        c.check("attention_bf16_backward", (dout, q, k, v, None, None, None, y.detach().float(), lse_reference.float(),
+                                            dq.tensor, dk.tensor, dv.tensor, None, scale, causal, window),
+                [dq, dk, dv], [lq.grad, lk.grad, lv.grad], 2e-2, note)
     x, angle = c.randn(2, 3, 7, 16), c.randn(2, 7, 8)
     cos, sin = angle.double().cos(), angle.double().sin()
     first, second = x.double()[..., :8], x.double()[..., 8:]
@@ -556,6 +561,16 @@ def bench(c):
              lambda: c.m("attention_bf16_forward", q, k, v, None, None, None, o, lse, D ** -0.5, 1, 0),
              lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), "torch SDPA bfloat16", flops, "TFLOP/s",
              f"causal, 32 heads, T {T}, D {D}")
+        q, k, v, g = (c.randn(2, 16, T, D) for _ in range(4))
+        dq, dk, dv, o = (empty(2, 16, T, D) for _ in range(4))
+        c.m("attention_bf16_forward", q, k, v, None, None, None, o, lse, D ** -0.5, 1, 0)
+        leaves = [t.to(bf16).requires_grad_() for t in (q, k, v)]
+        y, gh = F.scaled_dot_product_attention(*leaves, is_causal=True), g.to(bf16)
+        duel(c, "attention_bf16_backward",
+             lambda: c.m("attention_bf16_backward", g, q, k, v, None, None, None, o, lse, dq, dk, dv, None,
+                         D ** -0.5, 1, 0),
+             lambda: torch.autograd.grad(y, leaves, gh, retain_graph=True), "torch SDPA bfloat16", flops * 2.5,
+             "TFLOP/s", f"causal, 32 heads, T {T}, D {D}, gradients in float32")
     rows, width = 16384, 4096
     x, o, w = c.randn(rows, width), empty(rows, width), c.randn(width)
     mean, rstd = empty(rows), empty(rows)

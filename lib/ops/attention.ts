@@ -119,7 +119,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         const dv = headsLast(s.v.shape, dtype);
         const dmask =
           wantsMask && s.wide ? zeros(s.wide.shape, { dtype, device: dy.device }) : null;
-        kernels.attention_backward(
+        const backward = half ? kernels.attention_bf16_backward : kernels.attention_backward;
+        backward(
           denseRows(as(dy, dtype)),
           as(s.q, dtype),
           as(s.k, dtype),
@@ -216,7 +217,8 @@ export function packedAttention(
       const { dtype } = s.lse;
       const wide = as(s.x, dtype);
       const d3 = empty([b, t, width], dtype);
-      kernels.attention_backward(
+      const backward = half ? kernels.attention_bf16_backward : kernels.attention_backward;
+      backward(
         joined(contiguous(as(dy, dtype))),
         part(wide, 0),
         part(wide, 1),

@@ -71,5 +71,15 @@ Status attention_backward(const Context& context, Tensor dout, Tensor q, Tensor 
   return "needs float32 or float64";
 }
 
+// Operands may be rounded to bfloat16; here they are not.
+Status attention_bf16_backward(const Context& context, Tensor dout, Tensor q, Tensor k, Tensor v,
+                               OptionalTensor mask, OptionalTensor lengths, OptionalTensor starts, Tensor out,
+                               Tensor lse, Tensor dq, Tensor dk, Tensor dv, OptionalTensor dmask,
+                               double scale, int64_t causal, int64_t window) {
+  CHECK(q.dtype == DType::f32, "needs float32");
+  return ROOTS_ISA::attention_backward(context, dout, q, k, v, mask, lengths, starts, out, lse, dq, dk, dv,
+                                       dmask, scale, causal, window);
+}
+
 }  // namespace ROOTS_ISA
 }  // namespace roots

@@ -149,22 +149,14 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
-             const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
-             const Tensor& lse, double scale, int64_t causal, int64_t window, Problem* p) {
-  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
-        "dtypes differ");
-  CHECK(!mask.data || mask.dtype == q.dtype, "mask must have the dtype of q");
-  return check_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p);
-}
-
 }  // namespace
 
 Status attention_forward(const Context&, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
                          OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, double scale,
                          int64_t causal, int64_t window) {
   Problem p;
-  if (const Status status = check(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+  if (const Status status =
+          check_one_dtype(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
     return status;
   if (p.B * p.H * p.Tq == 0) return nullptr;
   return dispatch_float(q.dtype, [&](auto t) { return forward_any<decltype(t)>(p); });
@@ -175,16 +167,9 @@ Status attention_backward(const Context&, Tensor dout, Tensor q, Tensor k, Tenso
                           Tensor dk, Tensor dv, OptionalTensor dmask, double scale, int64_t causal,
                           int64_t window) {
   Problem p;
-  if (const Status status = check(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+  if (const Status status = check_backward(dout, q, k, v, mask, lengths, starts, out, lse, dq, dk, dv, dmask,
+                                           scale, causal, window, &p))
     return status;
-  CHECK(same_shape(dout, out) && dout.strides[3] == 1 && dout.dtype == q.dtype, "dout must be like out");
-  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v),
-        "gradients must have the shapes of their inputs");
-  CHECK(dq.strides[3] == 1 && dk.strides[3] == 1 && dv.strides[3] == 1, "rows of gradients must be dense");
-  CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype, "dtypes differ");
-  CHECK(
-      !dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype),
-      "dmask must be contiguous, like mask");
   const int64_t rows = p.B * p.H * p.Tq, query_tiles = ceil_div(p.Tq, kWarps),
                 key_tiles = ceil_div(p.Tk, kWarps);
   return dispatch_float(q.dtype, [&](auto t) -> Status {

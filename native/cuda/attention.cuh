@@ -317,6 +317,35 @@ inline Status check_shapes(const Tensor& q, const Tensor& k, const Tensor& v, co
   return nullptr;
 }
 
+inline Status check_one_dtype(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
+                              const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
+                              const Tensor& lse, double scale, int64_t causal, int64_t window, Problem* p) {
+  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
+        "dtypes differ");
+  CHECK(!mask.data || mask.dtype == q.dtype, "mask must have the dtype of q");
+  return check_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p);
+}
+
+inline Status check_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                             const OptionalTensor& mask, const OptionalTensor& lengths,
+                             const OptionalTensor& starts, const Tensor& out, const Tensor& lse,
+                             const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                             const OptionalTensor& dmask, double scale, int64_t causal, int64_t window,
+                             Problem* p) {
+  if (const Status status =
+          check_one_dtype(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p))
+    return status;
+  CHECK(same_shape(dout, out) && dout.strides[3] == 1 && dout.dtype == q.dtype, "dout must be like out");
+  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v),
+        "gradients must have the shapes of their inputs");
+  CHECK(dq.strides[3] == 1 && dk.strides[3] == 1 && dv.strides[3] == 1, "rows of gradients must be dense");
+  CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype, "dtypes differ");
+  CHECK(
+      !dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype),
+      "dmask must be contiguous, like mask");
+  return nullptr;
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace roots

@@ -15,7 +15,7 @@ namespace roots {
 namespace cuda {
 namespace {
 
-constexpr int kSlots = 4;
+constexpr int kSlots = 5;
 
 char g_words[256] = "";  // last_error()
 

@@ -158,6 +158,22 @@ describe('fused attention', () => {
         { rtol: 0.03, atol: 0.06 },
         'gradient of ' + 'qkvm'[i]!,
       );
+    if (half[3]) {
+      // a mask without a gradient takes another path
+      const constant = half.slice(0, 3).map((t) => t.detach().setRequiresGrad());
+      roots
+        .attention(constant[0]!, constant[1]!, constant[2]!, { ...options, mask: half[3].detach() })
+        .mul(roots.cast(weights, 'bfloat16'))
+        .sum()
+        .backward();
+      for (const [i, t] of constant.entries())
+        expectClose(
+          await numbers(t.grad!),
+          await numbers(exact[i]!.grad!),
+          { rtol: 0.03, atol: 0.06 },
+          'gradient beside a constant mask of ' + 'qkv'[i]!,
+        );
+    }
     // float32 queries of a bfloat16 cache, and float32 throughout inside autocast
     const wide = half.map((t) => roots.cast(t.detach(), 'float32'));
     const mask = wide[3] ?? null;

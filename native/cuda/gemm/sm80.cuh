@@ -44,7 +44,7 @@ struct alignas(8) TwoFloats {
 ROOTS_DEVICE uint32_t word_at(const Operand& x, int64_t at, Bf16Product) {
   if (x.source == Source::f32) {
     const TwoFloats two = static_cast<const TwoFloats*>(x.data)[at / 2];
-    return to_bf16(two.first).bits | static_cast<uint32_t>(to_bf16(two.second).bits) << 16;
+    return bf16_pair(two.first, two.second);
   }
   return static_cast<const uint32_t*>(x.data)[at / 2];
 }
