@@ -8,7 +8,7 @@ import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { countInstructions, EXIT, HGMMA, IGMMA, LDL, STL } from './cuda_sass.mjs';
+import { countInstructions, EXIT, HGMMA, HGMMA_LEFT, IGMMA, LDL, STL } from './cuda_sass.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const emulated = process.argv.includes('--emulated');
@@ -108,23 +108,35 @@ if (emulated) {
   ];
   for (const line of changed) console.error(line.trim());
   check(changed.length === 0, 'ptxas changed kernels for Hopper');
-  for (const [source, product] of [
-    ['matmul_bf16', HGMMA],
-    ['matmul_i8', IGMMA],
+  // products a tile: four of 32 bytes of K; of scores and values, peeled by one tile, as the head is wide
+  const perTile = (name) => /ILi(\d+)E/.exec(name)?.[1] / 16;
+  for (const [source, kernel, products] of [
+    ['matmul_bf16', /sm9011gemm_kernel/, () => [[HGMMA, 4]]],
+    ['matmul_i8', /sm9011gemm_kernel/, () => [[IGMMA, 4]]],
+    [
+      'attention_bf16',
+      /sm90_attention14forward_kernel/,
+      (name) => [
+        [HGMMA, perTile(name)],
+        [HGMMA_LEFT, 8],
+      ],
+    ],
   ]) {
     const cubin = join(out, `${source}.cubin`);
     const flags = '-std=c++17 -O3 -Inative -cubin -gencode=arch=compute_90a,code=sm_90a';
     run(findNvcc(), [...flags.split(' '), `native/cuda/${source}.cu`, '-o', cubin]);
-    const products = [...countInstructions(readFileSync(cubin))].filter(([name]) =>
-      /sm9011gemm_kernel/.test(name),
-    );
-    check(products.length > 0, `no kernels of gemm/sm90.cuh in the machine code of ${source}.cu`);
-    for (const [name, count] of products) {
+    const found = [...countInstructions(readFileSync(cubin))].filter(([name]) => kernel.test(name));
+    check(found.length > 0, `no ${kernel.source} in the machine code of ${source}.cu`);
+    for (const [name, count] of found) {
       const of = (operation) => count.get(operation) ?? 0;
-      // four products a tile
+      for (const [product, multiple] of products(name))
+        check(
+          of(product) > 0 && of(product) % multiple === 0,
+          `${name}: ${of(product)} wgmma, not a multiple of ${multiple}`,
+        );
       check(
-        of(product) > 0 && of(product) % 4 === 0 && of(LDL) + of(STL) === 0 && of(EXIT) > 0,
-        `${name}: ${of(product)} wgmma, ${of(LDL)} loads and ${of(STL)} stores of spilled registers`,
+        of(LDL) + of(STL) === 0 && of(EXIT) > 0,
+        `${name}: ${of(LDL)} loads and ${of(STL)} stores of spilled registers`,
       );
     }
   }

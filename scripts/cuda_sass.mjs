@@ -3,7 +3,9 @@
 
 /** wgmma with both operands in shared memory, 16-bit inputs. */
 export const HGMMA = 0x9f0;
-/** The same of int8. */
+/** The same with the left operand in registers. */
+export const HGMMA_LEFT = 0xdf0;
+/** Both in shared memory, int8. */
 export const IGMMA = 0x9f1;
 /** Loads from and stores to local memory: spilled registers. */
 export const LDL = 0x983;

@@ -368,51 +368,10 @@ def correctness(c):
     c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [a.to(bf16).double() @ b.to(bf16).double()], 3e-6, "batched")
     c.check("matmul_tf32", (a, b, o.tensor, 0), [o], [tf32(a).double() @ tf32(b).double()], 3e-6, "batched")
 
-    # attention
-    for B, H, Hkv, Tq, Tk, D, causal, window in ((1, 1, 1, 1, 1, 8, 1, 0), (2, 4, 2, 37, 37, 64, 1, 0),
-                                                 (1, 2, 1, 130, 200, 128, 1, 0), (1, 1, 1, 70, 90, 144, 1, 0),
-                                                 (1, 2, 2, 5, 70, 128, 1, 0), (2, 2, 1, 33, 65, 40, 0, 0),
-                                                 (1, 4, 4, 50, 50, 32, 1, 9), (1, 4, 1, 150, 301, 64, 1, 0),
-                                                 (1, 2, 1, 200, 140, 128, 0, 0), (1, 1, 1, 300, 300, 100, 1, 70)):
-        q, k, v, dout = c.randn(B, H, Tq, D), c.randn(B, Hkv, Tk, D), c.randn(B, Hkv, Tk, D), c.randn(B, H, Tq, D)
-        i, j = torch.arange(Tq, device=c.m.device)[:, None], torch.arange(Tk, device=c.m.device)[None]
-        seen = torch.ones(Tq, Tk, dtype=torch.bool, device=c.m.device)
-        if causal:
-            seen &= j <= i + Tk - Tq
-        if window:
-            seen &= j > i + Tk - Tq - window
-        scale = 1 / math.sqrt(D)
-
-        def scores(a, b):
-            return (a @ b.repeat_interleave(H // Hkv, 1).transpose(-1, -2) * scale).masked_fill(~seen, -math.inf)
-
-        y, (lq, lk, lv) = with_gradient(
-            lambda a, b, e: F.softmax(scores(a, b), -1) @ e.repeat_interleave(H // Hkv, 1), q, k, v)
-        y.backward(dout.double())
-        lse_reference = torch.logsumexp(scores(q.double(), k.double()), -1)
-        o, lse = c.new(q.shape), c.new((B, H, Tq))
-        note = f"B{B} H{H}/{Hkv} {Tq}x{Tk} D{D} causal {causal} window {window}"
-        c.check("attention_forward", (q, k, v, None, None, None, o.tensor, lse.tensor, scale, causal, window),
-                [o, lse], [y.detach(), lse_reference], 1e-5, note)
-        # operands of 8 bits, and weights rounded again before they meet the values
-        qh, kh, vh = q.to(bf16), k.to(bf16), v.to(bf16)
-        want = F.softmax(scores(qh.double(), kh.double()), -1) @ vh.double().repeat_interleave(H // Hkv, 1)
-        want_lse = torch.logsumexp(scores(qh.double(), kh.double()), -1)
-        for operands, dtype in (((qh, kh, vh), bf16), ((q, k, v), torch.float32), ((q, kh, vh), torch.float32)):
-            o, lse = c.new(q.shape, dtype), c.new((B, H, Tq))
-            c.check("attention_bf16_forward",
-                    (*operands, None, None, None, o.tensor, lse.tensor, scale, causal, window),
-                    [o, lse], [want, want_lse], 1e-2, note + f" {operands[0].dtype}/{operands[1].dtype}")
-        if Tk == 1:  # one key: the gradients of q and k are zero
-            continue
-        dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)
-        c.check("attention_backward", (dout, q, k, v, None, None, None, y.detach().float(), lse_reference.float(),
-                                       dq.tensor, dk.tensor, dv.tensor, None, scale, causal, window),
-                [dq, dk, dv], [lq.grad, lk.grad, lv.grad], 3e-5, note)
-        dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)
-        c.check("attention_bf16_backward", (dout, q, k, v, None, None, None, y.detach().float(), lse_reference.float(),
-                                            dq.tensor, dk.tensor, dv.tensor, None, scale, causal, window),
-                [dq, dk, dv], [lq.grad, lk.grad, lv.grad], 2e-2, note)
+    attention(c, ((1, 1, 1, 1, 1, 8, 1, 0), (2, 4, 2, 37, 37, 64, 1, 0), (1, 2, 1, 130, 200, 128, 1, 0),
+                  (1, 1, 1, 70, 90, 144, 1, 0), (1, 2, 2, 5, 70, 128, 1, 0), (2, 2, 1, 33, 65, 40, 0, 0),
+                  (1, 4, 4, 50, 50, 32, 1, 9), (1, 4, 1, 150, 301, 64, 1, 0), (1, 2, 1, 200, 140, 128, 0, 0),
+                  (1, 1, 1, 300, 300, 100, 1, 70)))
     x, angle = c.randn(2, 3, 7, 16), c.randn(2, 7, 8)
     cos, sin = angle.double().cos(), angle.double().sin()
     first, second = x.double()[..., :8], x.double()[..., 8:]
@@ -615,8 +574,52 @@ def bench(c):
          "torch AdamW fused", n * 28 / 1e9, "GB/s", f"{n} parameters")
 
 
+def attention(c, shapes):
+    bf16 = torch.bfloat16
+    for B, H, Hkv, Tq, Tk, D, causal, window in shapes:
+        q, k, v, dout = c.randn(B, H, Tq, D), c.randn(B, Hkv, Tk, D), c.randn(B, Hkv, Tk, D), c.randn(B, H, Tq, D)
+        i, j = torch.arange(Tq, device=c.m.device)[:, None], torch.arange(Tk, device=c.m.device)[None]
+        seen = torch.ones(Tq, Tk, dtype=torch.bool, device=c.m.device)
+        if causal:
+            seen &= j <= i + Tk - Tq
+        if window:
+            seen &= j > i + Tk - Tq - window
+        scale = 1 / math.sqrt(D)
+
+        def scores(a, b):
+            return (a @ b.repeat_interleave(H // Hkv, 1).transpose(-1, -2) * scale).masked_fill(~seen, -math.inf)
+
+        y, (lq, lk, lv) = with_gradient(
+            lambda a, b, e: F.softmax(scores(a, b), -1) @ e.repeat_interleave(H // Hkv, 1), q, k, v)
+        y.backward(dout.double())
+        lse_reference = torch.logsumexp(scores(q.double(), k.double()), -1)
+        o, lse = c.new(q.shape), c.new((B, H, Tq))
+        note = f"B{B} H{H}/{Hkv} {Tq}x{Tk} D{D} causal {causal} window {window}"
+        c.check("attention_forward", (q, k, v, None, None, None, o.tensor, lse.tensor, scale, causal, window),
+                [o, lse], [y.detach(), lse_reference], 1e-5, note)
+        # operands of 8 bits, and weights rounded again before they meet the values
+        qh, kh, vh = q.to(bf16), k.to(bf16), v.to(bf16)
+        want = F.softmax(scores(qh.double(), kh.double()), -1) @ vh.double().repeat_interleave(H // Hkv, 1)
+        want_lse = torch.logsumexp(scores(qh.double(), kh.double()), -1)
+        for operands, dtype in (((qh, kh, vh), bf16), ((q, k, v), torch.float32), ((q, kh, vh), torch.float32)):
+            o, lse = c.new(q.shape, dtype), c.new((B, H, Tq))
+            c.check("attention_bf16_forward",
+                    (*operands, None, None, None, o.tensor, lse.tensor, scale, causal, window),
+                    [o, lse], [want, want_lse], 1e-2, note + f" {operands[0].dtype}/{operands[1].dtype}")
+        if Tk == 1:  # one key: the gradients of q and k are zero
+            continue
+        dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)
+        c.check("attention_backward", (dout, q, k, v, None, None, None, y.detach().float(), lse_reference.float(),
+                                       dq.tensor, dk.tensor, dv.tensor, None, scale, causal, window),
+                [dq, dk, dv], [lq.grad, lk.grad, lv.grad], 3e-5, note)
+        dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)
+        c.check("attention_bf16_backward", (dout, q, k, v, None, None, None, y.detach().float(), lse_reference.float(),
+                                            dq.tensor, dk.tensor, dv.tensor, None, scale, causal, window),
+                [dq, dk, dv], [lq.grad, lk.grad, lv.grad], 2e-2, note)
+
+
 def hopper(c):
-    """gemm/sm90.cuh, which runs on a GPU only where ROOTS_CUDA_HOPPER=1 asks for it: correctness, then speed."""
+    """What runs only where ROOTS_CUDA_HOPPER=1 asks for it, gemm/sm90.cuh and attention_sm90.cuh: correctness, then speed."""
     bf16 = torch.bfloat16
     sizes = [(128, 256, 64), (64, 64, 64), (129, 300, 200), (257, 513, 448)]
     if not c.m.emulated:
@@ -633,8 +636,21 @@ def hopper(c):
         a, b = c.ints(-127, 128, m, k, dtype=torch.int8), c.ints(-127, 128, n, k, dtype=torch.int8)
         o = c.new((m, n), torch.int32)
         c.check("matmul_i8", (a, b.t(), o.tensor), [o], [a.double() @ b.t().double()], 0, f"Hopper {m}x{n}x{k}")
+    shapes = [(1, 2, 1, 130, 200, 128, 1, 0), (1, 4, 1, 150, 301, 64, 1, 0), (2, 2, 1, 200, 140, 128, 0, 0),
+              (1, 1, 1, 600, 600, 100, 1, 70), (2, 2, 2, 64, 513, 40, 1, 0)]
+    if not c.m.emulated:
+        shapes += [(2, 8, 2, 2048, 2048, 128, 1, 0), (1, 4, 4, 1000, 3000, 64, 0, 0)]
+    attention(c, shapes)
     if c.m.emulated:
         return
+    for T, D, causal in ((1024, 64, True), (4096, 128, True), (8192, 128, True), (8192, 128, False)):
+        q, k, v = (c.randn(2, 16, T, D).to(bf16) for _ in range(3))
+        o, lse = torch.empty_like(q), torch.empty(2, 16, T, device="cuda")
+        duel(c, "attention_bf16_forward (Hopper)",
+             lambda: c.m("attention_bf16_forward", q, k, v, None, None, None, o, lse, D ** -0.5, int(causal), 0),
+             lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal), "torch SDPA bfloat16",
+             4 * 2 * 16 * T * T * D / (2 if causal else 1) / 1e12, "TFLOP/s",
+             f"{'causal' if causal else 'full'}, 32 heads, T {T}, D {D}")
     for n in (1024, 4096, 8192):
         a, b = c.randn(n, n).to(bf16), c.randn(n, n).to(bf16)
         o, o16 = (torch.empty(n, n, device="cuda", dtype=d) for d in (torch.float32, bf16))

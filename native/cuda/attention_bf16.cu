@@ -1,20 +1,14 @@
 // Attention from operands rounded to bfloat16, on tensor cores with mma.sync (compute capability 8.0 and
 // later), with float scores, softmax and sums: a warp owns 16 queries and walks over the keys, 64 at a time.
 // Tensors are float32 or bfloat16, each. Heads wider than 128 and a few queries go to the general kernels of
-// attention.cuh. Definitions in native/cpu/attention.cc.
+// attention.cuh, large problems on Hopper to attention_sm90.cuh. Definitions in native/cpu/attention.cc.
 #include "cuda/attention_bf16.cuh"
+#include "cuda/attention_sm90.cuh"
 #include "cuda/declare.cuh"
 
 namespace roots {
 namespace cuda {
 namespace {
-
-// One number per row from the four lanes that share it.
-template <class Join>
-ROOTS_DEVICE float of_row(float x, const Join& join) {
-  x = join(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return join(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
 
 template <int kD>
 __global__ void __launch_bounds__(kMmaThreads)
@@ -82,31 +76,22 @@ __global__ void __launch_bounds__(kMmaThreads)
             add_product<kD>(sums, weights, from + kTileBytes<kD>, s * 16);
           }
         });
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      total[r] = of_row(total[r], [](float x, float y) { return x + y; });
-      if (rows[r] >= p.Tq) continue;
-      const float inverse = total[r] == 0.0f ? 0.0f : 1.0f / total[r];
-#pragma unroll
-      for (int n = 0; n < kD / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int64_t d = n * 8 + lane % 4 * 2 + e;
-          if (d < p.Dv) store_at<float>(p.out, b, h, rows[r], d, sums[n][2 * r + e] * inverse);
-        }
-      if (lane % 4 == 0)
-        static_cast<float*>(p.lse.data)[(b * p.H + h) * p.Tq + rows[r]] =
-            total[r] == 0.0f ? -infinity(0.0f) : top[r] * kLn2 + log_of(total[r]);
-    }
+    store_attention<kD>(p, b, h, rows, sums, top, total);
   }
 }
 
 template <int kD>
-Status forward_mma(const Problem& p) {
+Status forward_tiles(const Problem& p) {
   HeadRows q, k, v;
   if (const Status status = head_rows(p.q, kD, 1, &q)) return status;
   if (const Status status = head_rows(p.k, kD, 2, &k)) return status;
   if (const Status status = head_rows(p.v, kD, 3, &v)) return status;
+  if (hopper::wanted() && sm90_attention::fits(p)) {
+    hopper::TensorMap map_q, map_k, map_v;
+    if (sm90_attention::map_of(q, p.q, kD, &map_q) && sm90_attention::map_of(k, p.k, kD, &map_k) &&
+        sm90_attention::map_of(v, p.v, kD, &map_v))
+      return sm90_attention::forward<kD>(p, map_q, map_k, map_v);
+  }
   const int64_t tiles = ceil_div(p.Tq, kRowsPerBlock), jobs = p.B * p.H * tiles;
   return launch(mma_forward_kernel<kD>, grid_for(jobs), kMmaThreads, 2 * kPairBytes<kD>, p, q, k, v, tiles,
                 jobs);
@@ -125,7 +110,7 @@ Status attention_bf16_forward(const Context&, Tensor q, Tensor k, Tensor v, Opti
     return status;
   if (p.B * p.H * p.Tq == 0) return nullptr;
   if (!fits_tiles(p) || p.Tq <= kFewQueries) return forward_any<float>(p);
-  return wide_rows(p) ? forward_mma<128>(p) : forward_mma<64>(p);
+  return wide_rows(p) ? forward_tiles<128>(p) : forward_tiles<64>(p);
 }
 
 }  // namespace cuda

@@ -260,13 +260,13 @@ ROOTS_DEVICE Range keys_of(const Problem& p, int64_t b, int64_t i0, int64_t coun
   return range_of(p.first_key(b, i0), p.last_key(b, i1 - 1), p.first_key(b, i1 - 1), p.last_key(b, i0));
 }
 
-// Of one row: columns of a tile, or of a part of it.
+// Of one row: columns of a tile.
 struct Columns {
   int first, last;
   ROOTS_DEVICE bool has(int column) const { return column >= first && column < last; }
 };
 ROOTS_DEVICE Columns columns_of(int64_t first, int64_t last, int64_t from) {
-  const auto within = [](int64_t n) { return static_cast<int>(n < 0 ? 0 : n > kTileRows ? kTileRows : n); };
+  const auto within = [](int64_t n) { return static_cast<int>(n < 0 ? 0 : n > kLongest ? kLongest : n); };
   return {within(first - from), within(last - from)};
 }
 
@@ -296,6 +296,38 @@ ROOTS_DEVICE void limit_keys(const Problem& p, int64_t b, int64_t h, const int (
       limit(scores, r, columns_of(p.first_key(b, rows[r]), p.last_key(b, rows[r]), j0),
             p.mask.data ? row_of<float>(p.mask, b, h, rows[r]) + j0 * p.mask.strides[3] : nullptr,
             p.mask.strides[3]);
+}
+
+// One number per row from the four lanes that share it.
+template <class Join>
+ROOTS_DEVICE float of_row(float x, const Join& join) {
+  x = join(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return join(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+
+// The end of the forward pass of two rows of a lane: sums of values relative to weights of 2^top, whose own
+// sums are spread over the four lanes of a row.
+template <int kD>
+ROOTS_DEVICE void store_attention(const Problem& p, int64_t b, int64_t h, const int (&rows)[2],
+                                  const float (&sums)[kD / 8][4], const float (&top)[2],
+                                  const float (&total)[2]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float all = of_row(total[r], [](float x, float y) { return x + y; });
+    if (rows[r] >= p.Tq) continue;
+    const float inverse = all == 0.0f ? 0.0f : 1.0f / all;
+#pragma unroll
+    for (int n = 0; n < kD / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int d = n * 8 + lane % 4 * 2 + e;
+        if (d < p.Dv) store_at<float>(p.out, b, h, rows[r], d, sums[n][2 * r + e] * inverse);
+      }
+    if (lane % 4 == 0)
+      static_cast<float*>(p.lse.data)[(b * p.H + h) * p.Tq + rows[r]] =
+          all == 0.0f ? -infinity(0.0f) : top[r] * kLn2 + log_of(all);
+  }
 }
 
 }  // namespace

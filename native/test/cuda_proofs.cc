@@ -1,10 +1,11 @@
-// Proofs for native/cuda/gemm/sm90.cuh that need no GPU: its index maps are bijections, and no interleaving
-// of loader, copies and multipliers deadlocks or reads a tile that is not there.
+// Proofs for the kernels for Hopper that need no GPU: index maps are bijections, and no interleaving of
+// loader, copies and multipliers deadlocks or reads a tile that is not there.
 #define ROOTS_CUDA_EMULATED
 #include <cstdio>
 #include <cstdlib>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cuda/gemm/sm90.cuh"
@@ -37,8 +38,8 @@ void index_maps() {
   }
   std::set<int> sums;
   for (int t = 0; t < hopper::kWarpGroup; ++t)
-    for (int i = 0; i < hopper::kSums; ++i)
-      sums.insert(hopper::sum_row(t, i) * 1000 + hopper::sum_column(t, i));
+    for (int i = 0; i < 128; ++i)
+      sums.insert(hopper::sum_row(t, i % 4) * 1000 + hopper::sum_column(t, i / 4, i % 4));
   expect(sums.size() == 64 * 256, "every sum of a warp group has one owner");
   uint32_t random = 1;
   for (int round = 0; round < 300; ++round) {
@@ -55,9 +56,10 @@ void index_maps() {
   }
 }
 
-// One barrier: arrivals and copies still missing in its phase.
+// --- rings of tiles: one loader, the copies it starts, and two groups of consumers, in every order
+
 struct Barrier {
-  int expected, pending, copies;
+  int expected, pending, copies;  // arrivals and copies still missing in this phase
   unsigned phase;
   void advance() {
     if (pending == 0 && copies == 0) {
@@ -72,116 +74,168 @@ struct Barrier {
   }
 };
 
-constexpr int kConsumers = 2, kMostStages = 4;
+constexpr int kConsumers = 2, kMostStages = 4, kMostRings = 2;
+
+struct Step {
+  enum Kind { wait_empty, copy, wait_full, release } kind;
+  int ring, tile;
+};
+struct Protocol {
+  std::string name;
+  int rings, stages, depth;
+  std::vector<Step> loader, consumer;
+};
+
+Protocol gemm_protocol(int stages, int depth) {
+  Protocol p{"gemm/sm90.cuh", 1, stages, depth, {}, {}};
+  for (int i = 0; i < depth; ++i) {
+    p.loader.push_back({Step::wait_empty, 0, i});
+    p.loader.push_back({Step::copy, 0, i});
+    p.consumer.push_back({Step::wait_full, 0, i});
+    // the products of the tile before have ended
+    if (i > 0) p.consumer.push_back({Step::release, 0, i - 1});
+  }
+  return p;
+}
+
+// Keys in one ring, values in the other.
+Protocol attention_protocol(int stages, int depth) {
+  Protocol p{"attention_sm90.cuh", 2, stages, depth, {}, {}};
+  for (int t = 0; t < depth; ++t) {
+    for (int ring = 0; ring < 2; ++ring) {
+      p.loader.push_back({Step::wait_empty, ring, t});
+      p.loader.push_back({Step::copy, ring, t});
+    }
+    p.consumer.push_back({Step::wait_full, 0, t});
+    if (t > 0) p.consumer.push_back({Step::wait_full, 1, t - 1});
+    p.consumer.push_back({Step::release, 0, t});
+    if (t > 0) p.consumer.push_back({Step::release, 1, t - 1});
+  }
+  p.consumer.push_back({Step::wait_full, 1, depth - 1});
+  return p;
+}
 
 // Everything that decides what may happen next.
 struct State {
-  Barrier full[kMostStages], empty[kMostStages];
-  int content[kMostStages], flying[kMostStages];  // tile that lies there, or on its way; -1: none
-  int loader, loader_step;
-  int consumer[kConsumers], consumer_step[kConsumers];  // tile, and what is done with it
+  Barrier full[kMostRings][kMostStages], empty[kMostRings][kMostStages];
+  int content[kMostRings][kMostStages], flying[kMostRings][kMostStages];  // the tile there; -1: none
+  int loader, consumer[kConsumers];                                       // steps taken
 
   std::string key() const { return std::string(reinterpret_cast<const char*>(this), sizeof *this); }
 };
 
 struct Model {
-  int stages, depth;
-  std::set<std::string> seen;
+  Protocol protocol;
+  std::set<std::string> seen = {};
   bool fine = true;
 
   void wrong(const char* what) {
     if (fine)
-      expect(false,
-             std::string(what) + ", stages " + std::to_string(stages) + ", depth " + std::to_string(depth));
+      expect(false, protocol.name + ": " + what + ", stages " + std::to_string(protocol.stages) + ", depth " +
+                        std::to_string(protocol.depth));
     fine = false;
   }
 
-  // A place may be overwritten when every consumer has finished with the tile before.
-  void check_overwrite(const State& s, int tile) {
-    for (int c = 0; c < kConsumers; ++c) {
-      // products of a tile may read it until those of the next one have been issued and waited for
-      const int oldest = s.consumer[c] > 0 ? s.consumer[c] - 1 : 0;
-      if (tile - stages >= oldest) wrong("a tile overwritten while it is read");
+  // Whether a consumer that has taken `steps` will not read a tile any more.
+  bool released(const Step& tile, int steps) const {
+    for (int i = 0; i < steps; ++i) {
+      const Step& s = protocol.consumer[static_cast<size_t>(i)];
+      if (s.kind == Step::release && s.ring == tile.ring && s.tile == tile.tile) return true;
     }
+    return false;
   }
 
-  void explore(State start) {
+  // Takes a step of the loader if it can.
+  bool load(const Step& step, State* s) {
+    const int p = hopper::place_of(step.tile, protocol.stages);
+    if (step.kind == Step::wait_empty)
+      return s->empty[step.ring][p].phase != hopper::empty_phase(step.tile, protocol.stages);
+    if (step.tile >= protocol.stages)
+      for (const int steps : s->consumer)
+        if (!released({Step::copy, step.ring, step.tile - protocol.stages}, steps))
+          wrong("a tile overwritten while it is read");
+    if (s->flying[step.ring][p] >= 0) wrong("two copies to one place");
+    ++s->full[step.ring][p].copies;
+    s->full[step.ring][p].arrive();
+    s->flying[step.ring][p] = step.tile;
+    s->content[step.ring][p] = -1;
+    return true;
+  }
+  bool consume(const Step& step, State* s) {
+    const int p = hopper::place_of(step.tile, protocol.stages);
+    if (step.kind == Step::release) {
+      s->empty[step.ring][p].arrive();
+      return true;
+    }
+    if (s->full[step.ring][p].phase == hopper::full_phase(step.tile, protocol.stages)) return false;
+    if (s->content[step.ring][p] != step.tile) wrong("a tile read that is not there");
+    return true;
+  }
+
+  void explore(const State& start) {
     std::vector<State> open{start};
     while (!open.empty() && fine) {
       const State s = open.back();
       open.pop_back();
       if (!seen.insert(s.key()).second) continue;
       const size_t before = open.size();
-      bool done = s.loader == depth;
-      if (s.loader < depth) {
-        const int p = sm90::place_of(s.loader, stages);
+      const auto loader_steps = static_cast<int>(protocol.loader.size()),
+                 consumer_steps = static_cast<int>(protocol.consumer.size());
+      bool flying = false, consumed = true;
+      if (s.loader < loader_steps) {
         State next = s;
-        if (s.loader_step == 0) {
-          if (s.empty[p].phase != sm90::empty_phase(s.loader, stages)) {
-            next.loader_step = 1;
-            open.push_back(next);
-          }
-        } else {
-          check_overwrite(s, s.loader);
-          ++next.full[p].copies;
-          next.full[p].arrive();
-          if (s.flying[p] >= 0) wrong("two copies to one place");
-          next.flying[p] = s.loader;
-          next.content[p] = -1;
+        if (load(protocol.loader[static_cast<size_t>(s.loader)], &next)) {
           ++next.loader;
-          next.loader_step = 0;
           open.push_back(next);
         }
       }
-      for (int p = 0; p < stages; ++p)
-        if (s.flying[p] >= 0) {
-          State next = s;
-          next.content[p] = s.flying[p];
-          next.flying[p] = -1;
-          --next.full[p].copies;
-          next.full[p].advance();
-          open.push_back(next);
-          done = false;
-        }
+      for (int r = 0; r < protocol.rings; ++r)
+        for (int p = 0; p < protocol.stages; ++p)
+          if (s.flying[r][p] >= 0) {
+            State next = s;
+            next.content[r][p] = s.flying[r][p];
+            next.flying[r][p] = -1;
+            --next.full[r][p].copies;
+            next.full[r][p].advance();
+            open.push_back(next);
+            flying = true;
+          }
       for (int c = 0; c < kConsumers; ++c) {
-        const int i = s.consumer[c];
-        if (i == depth) continue;
-        done = false;
-        const int p = sm90::place_of(i, stages);
+        if (s.consumer[c] == consumer_steps) continue;
+        consumed = false;
         State next = s;
-        if (s.consumer_step[c] == 0) {
-          if (s.full[p].phase == sm90::full_phase(i, stages)) continue;
-          if (s.content[p] != i) wrong("a tile read that is not there");
-          next.consumer_step[c] = 1;
-        } else {
-          // the products of the tile before have ended
-          if (i > 0) next.empty[sm90::place_of(i - 1, stages)].arrive();
+        if (consume(protocol.consumer[static_cast<size_t>(s.consumer[c])], &next)) {
           ++next.consumer[c];
-          next.consumer_step[c] = 0;
+          open.push_back(next);
         }
-        open.push_back(next);
       }
-      if (open.size() == before && !done) wrong("a deadlock");
+      if (consumed && (flying || s.loader < loader_steps)) wrong("a copy after the last reader has left");
+      if (open.size() == before && !(consumed && s.loader == loader_steps)) wrong("a deadlock");
     }
   }
 };
 
 void barriers() {
-  size_t states = 0;
-  for (int stages = 2; stages <= kMostStages; ++stages)
-    for (int depth = 1; depth <= 9; ++depth) {
-      Model model{stages, depth, {}, true};
-      State start;
-      memset(static_cast<void*>(&start), 0, sizeof start);
-      for (int p = 0; p < kMostStages; ++p) {
-        start.full[p] = {1, 1, 0, 0};
-        start.empty[p] = {kConsumers, kConsumers, 0, 0};
-        start.content[p] = start.flying[p] = -1;
+  for (const auto& [make, most_stages, most_depth] :
+       {std::tuple(&gemm_protocol, 4, 9), std::tuple(&attention_protocol, 3, 6)}) {
+    size_t states = 0;
+    for (int stages = 2; stages <= most_stages; ++stages)
+      for (int depth = 1; depth <= most_depth; ++depth) {
+        Model model{make(stages, depth)};
+        State start;
+        memset(static_cast<void*>(&start), 0, sizeof start);
+        for (int r = 0; r < kMostRings; ++r)
+          for (int p = 0; p < kMostStages; ++p) {
+            start.full[r][p] = {1, 1, 0, 0};
+            start.empty[r][p] = {kConsumers, kConsumers, 0, 0};
+            start.content[r][p] = start.flying[r][p] = -1;
+          }
+        model.explore(start);
+        states += model.seen.size();
       }
-      model.explore(start);
-      states += model.seen.size();
-    }
-  std::printf("barriers of gemm/sm90.cuh: %zu states of 2 to 4 stages and 1 to 9 tiles\n", states);
+    std::printf("barriers of %s: %zu states of 2 to %d stages and 1 to %d tiles\n", make(2, 1).name.c_str(),
+                states, most_stages, most_depth);
+  }
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ namespace roots {
 namespace cuda {
 namespace sm90 {
 
-constexpr int kTileM = 128, kTileN = hopper::kColumns, kStages = 4;
+constexpr int kTileM = 128, kTileN = 256, kStages = 4;
 template <class P>
 constexpr int kTileK = hopper::kSwizzledRow / 4 * P::kPerWord;
 constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * hopper::kWarpGroup;
@@ -34,13 +34,6 @@ static_assert(kTileM == kConsumers * 64 && kStageBytes % hopper::kAlignment == 0
 // A block enters with 168 registers a thread; more than the loaders give up cannot be had.
 constexpr int kLoaderRegisters = 40, kMultiplierRegisters = 232;
 static_assert(kLoaderRegisters + kConsumers * kMultiplierRegisters <= 168 * (1 + kConsumers), "");
-
-// Where tile i along K passes, and the parity of the phase to wait for: of `full`, the one in which the tile
-// arrives; of `empty`, the one in which the tile before it in the same place was read. The first round finds
-// all places empty: the phase before the first counts as ended.
-ROOTS_BOTH int place_of(int i, int stages = kStages) { return i % stages; }
-ROOTS_BOTH uint32_t full_phase(int i, int stages = kStages) { return i / stages & 1; }
-ROOTS_BOTH uint32_t empty_phase(int i, int stages = kStages) { return (i / stages & 1) ^ 1; }
 
 // Tile `index` of a product, in groups of eight rows of tiles, so that blocks at work share operands in L2.
 constexpr int64_t kGroup = 8;
@@ -102,8 +95,8 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant
     if (thread == 0) {
 #pragma unroll 1
       for (int i = 0; i < depth; ++i) {
-        const int s = place_of(i);
-        hopper::barrier_wait(empty + s, empty_phase(i));
+        const int s = hopper::place_of(i, kStages);
+        hopper::barrier_wait(empty + s, hopper::empty_phase(i, kStages));
         hopper::barrier_arrive_expect(full + s, kStageBytes);
         unsigned char* const stage = tiles + s * kStageBytes;
         load<kAlongM, kTileM>(&map_a, full + s, stage, static_cast<int>(tile_m * kTileM), i * kTileK<P>);
@@ -115,11 +108,11 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant
   }
   hopper::more_registers<kMultiplierRegisters>();
   const int lane = thread % kWarp, row = (group - 1) * 64;
-  typename P::Accumulator sums[hopper::kSums];
+  hopper::Sums<P, kTileN / 8> sums;
 #pragma unroll 1
   for (int i = 0; i < depth; ++i) {
-    const int s = place_of(i);
-    hopper::barrier_wait(full + s, full_phase(i));
+    const int s = hopper::place_of(i, kStages);
+    hopper::barrier_wait(full + s, hopper::full_phase(i, kStages));
     const uint32_t a = hopper::shared_address(tiles + s * kStageBytes), b = a + kBytesA;
     hopper::products_begin();
 #pragma unroll
@@ -128,10 +121,11 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant
                                             i > 0 || step > 0);
     hopper::products_commit<P>();
     // this tile is still being read, the one before no longer
-    hopper::products_wait<P, 1>(sums);
-    if (i > 0 && lane == 0) hopper::barrier_arrive(empty + place_of(i - 1));
+    hopper::products_wait<P, 1>();
+    if (i > 0 && lane == 0) hopper::barrier_arrive(empty + hopper::place_of(i - 1, kStages));
   }
-  hopper::products_wait<P, 0>(sums);
+  hopper::products_wait<P, 0>();
+  hopper::products_done<P>(sums);
   // The sums go out through the memory of the tiles, when nobody reads those any more: a warp writes its 16
   // rows there, and then whole rows to global memory, by one copy of the epilogue.
   if (lane == 0) hopper::barrier_arrive(finished);
@@ -139,8 +133,10 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant
   const int warp_row = row + thread % hopper::kWarpGroup / kWarp * kWarpRows;
   auto* const mine = reinterpret_cast<typename P::Accumulator*>(tiles) + warp_row * kOutPitch;
 #pragma unroll
-  for (int i = 0; i < hopper::kSums; ++i)
-    mine[hopper::sum_row(lane, i) * kOutPitch + hopper::sum_column(lane, i)] = sums[i];
+  for (int block = 0; block < kTileN / 8; ++block)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      mine[hopper::sum_row(lane, i) * kOutPitch + hopper::sum_column(lane, block, i)] = sums[block][i];
   __syncwarp();
 #pragma unroll 1
   for (int r = 0; r < kWarpRows; ++r) {
