@@ -142,15 +142,15 @@ class Checks:
     def ints(self, low, high, *shape, dtype=torch.int64):
         return torch.randint(low, high, shape, generator=self.generator).to(dtype).to(self.m.device)
 
-    def check(self, name, arguments, outputs, references, tolerance, note=""):
-        """outputs: Guarded objects; references: float64 tensors; tolerance: relative to the largest reference element."""
+    def check(self, name, arguments, outputs, references, tolerance, note="", start=math.nan):
+        """outputs: Guarded objects, filled with `start`; references: float64 tensors; tolerance: relative to the largest reference element."""
         self.total += 1
         row = {"stage": "correctness", "kernel": name, "note": note}
         try:
             first = None
             for _ in range(2):
                 for o in outputs:
-                    o.tensor.fill_(float("nan") if o.tensor.dtype.is_floating_point else 77)
+                    o.tensor.fill_(start if o.tensor.dtype.is_floating_point else 77)
                 if self.m.device == "cuda":
                     torch.cuda.synchronize()
                 self.m(name, *arguments)
@@ -255,6 +255,12 @@ def correctness(c):
     table, ids = c.randn(97, 40), c.ints(0, 97, 300, dtype=torch.int32)
     o = c.new((300, 40))
     c.check("embedding_forward", (ids, table, o.tensor), [o], [table[ids.long()]], 0)
+    for count, rows, width in ((1, 3, 5), (7, 1, 40), (1000, 3, 33), (3000, 70000, 20), (2049, 256, 300)):
+        chosen, dy = c.ints(0, rows, count, dtype=torch.int64), c.randn(count, width)
+        chosen[:count // 3] = chosen[0].item()  # one that many rows have
+        o, want = c.new((rows, width)), torch.ones(rows, width, dtype=f64, device=c.m.device)
+        want.index_add_(0, chosen, dy.double())
+        c.check("embedding_backward", (dy, chosen, o.tensor), [o], [want], 1e-5, f"{count} of {rows} x {width}", start=1.0)
     index = c.ints(0, 40, 97, 5)
     o = c.new((97, 5))
     c.check("gather", (table, index, o.tensor), [o], [table.gather(1, index)], 0)
@@ -263,7 +269,7 @@ def correctness(c):
     c.check("embedding_i8", (ids, q8, scale, o.tensor), [o], [(q8.double() * scale.double()[:, None])[ids.long()]], 2e-7)
 
     # rows
-    for rows, width in ((5, 1), (17, 77), (64, 1024), (3, 50257)):
+    for rows, width in ((5, 1), (17, 77), (64, 1024), (1100, 70), (3, 50257)):
         x, dy = c.randn(rows, width, scale=3), c.randn(rows, width)
         for name, f in (("softmax", F.softmax), ("log_softmax", F.log_softmax)):
             y, (leaf,) = with_gradient(lambda t: f(t, dim=-1), x)

@@ -4,6 +4,7 @@
 #include "cuda/index.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
+#include "cuda/sort.cuh"
 #include "cuda/view.cuh"
 
 namespace roots {
@@ -41,15 +42,44 @@ __global__ void rows_i8_kernel(Indices ids, const int8_t* weight, const float* s
   }
 }
 
-// A thread owns a column and adds the rows in order: no atomics, the same bits on every run.
-template <class T>
-__global__ void scatter_rows_kernel(const T* dy, Indices ids, T* dweight, int64_t count, int64_t width,
-                                    int64_t limit, FaultReport fault) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (c >= width) return;
-  for (int64_t i = 0; i < count; ++i) {
+// What to sort by: ids, those out of range behind all others.
+__global__ void keys_kernel(Indices ids, int32_t* keys, int64_t count, int64_t limit, FaultReport fault) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     const int64_t id = checked(ids, i, limit, fault);
-    if (id >= 0) dweight[id * width + c] += dy[i * width + c];
+    keys[i] = static_cast<int32_t>(id < 0 ? limit : id);
+  }
+}
+
+// A block adds the gradients of one id, in their order, and a thread a column: no atomics, the same bits on
+// every run.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    add_rows_kernel(const T* dy, Sortable ids, T* dweight, int64_t count, int64_t width, int64_t limit) {
+  for (int64_t first = blockIdx.x; first < count; first += gridDim.x) {
+    const int32_t id = ids.number[first];
+    if (id >= limit || (first > 0 && ids.number[first - 1] == id)) continue;
+    int64_t last = first + 1, beyond = count;  // the first that is not this id lies from `last` on
+    while (last < beyond) {
+      const int64_t middle = last + (beyond - last) / 2;
+      if (ids.number[middle] == id)
+        last = middle + 1;
+      else
+        beyond = middle;
+    }
+    constexpr int kAtOnce = 8;  // rows on their way while others are added
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x) {
+      T sum = dweight[id * width + c];
+      for (int64_t i = first; i < last; i += kAtOnce) {
+        T rows[kAtOnce];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) rows[k] = i + k < last ? dy[ids.from[i + k] * width + c] : T(0);
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k)
+          if (i + k < last) sum += rows[k];
+      }
+      dweight[id * width + c] = sum;
+    }
   }
 }
 
@@ -104,13 +134,21 @@ Status embedding_backward(const Context&, Tensor dy, Tensor ids, Tensor dweight)
   CHECK(dweight.rank == 2 && is_contiguous(dweight) && is_contiguous(dy), "needs contiguous tensors");
   CHECK(dy.dtype == dweight.dtype && numel(dy) == numel(ids) * dweight.shape[1], "shapes differ");
   if (const Status status = check_indices(ids)) return status;
-  const int64_t n = numel(ids), width = dweight.shape[1];
+  const int64_t n = numel(ids), width = dweight.shape[1], limit = dweight.shape[0];
   if (n * width == 0) return nullptr;
+  constexpr int64_t kMost = int64_t{1} << 31;
+  CHECK(n < kMost && limit < kMost, "more than 2^31 ids or rows");
+  auto* space = static_cast<int32_t*>(workspace(0, sort_ints(n) * sizeof(int32_t)));
+  CHECK(space != nullptr, kOutOfMemory);
+  if (const Status status = launch(keys_kernel, grid_for(ceil_div(n, kThreads)), kThreads, 0, Indices(ids),
+                                   space, n, limit, fault(Fault::embedding_backward)))
+    return status;
+  Sortable sorted;
+  if (const Status status = sort(space, n, limit, &sorted)) return status;
   return dispatch_float(dy.dtype, [&](auto t) {
     using T = decltype(t);
-    return launch(scatter_rows_kernel<T>, dim3(static_cast<unsigned>(ceil_div(width, 32))), 32, 0,
-                  data<const T>(dy), Indices(ids), data<T>(dweight), n, width, dweight.shape[0],
-                  fault(Fault::embedding_backward));
+    return launch(add_rows_kernel<T>, grid_for(n), kThreads, 0, data<const T>(dy), sorted, data<T>(dweight),
+                  n, width, limit);
   });
 }
 
