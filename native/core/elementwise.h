@@ -6,14 +6,11 @@
 // A new unary function: a struct here with forward(x) and derivative(x), and UNARY(name) in kernels.def.
 #pragma once
 
-#if defined(__CUDACC__)
-#define ROOTS_FORMULA_TARGET __host__ __device__
-#else
-#define ROOTS_FORMULA_TARGET
-#endif
+#include "core/portable.h"
+
 #define ROOTS_FORMULA \
   template <class V>  \
-  static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) V
+  static ROOTS_PORTABLE V
 
 namespace roots {
 namespace formula {
@@ -48,7 +45,7 @@ struct helpers {
 
   // Horner's rule: c[0] + c[1] x + ... + c[N - 1] x^(N - 1).
   template <class V, int N>
-  static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) V polynomial(V x, const double (&c)[N]) {
+  static ROOTS_PORTABLE V polynomial(V x, const double (&c)[N]) {
     V p(c[N - 1]);
     for (int i = N - 2; i >= 0; --i) p = fma(p, x, V(c[i]));
     return p;
@@ -112,7 +109,7 @@ struct helpers {
   }
 
   template <class M, class V>
-  static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) V pick(M mask, V a, V b, V) {
+  static ROOTS_PORTABLE V pick(M mask, V a, V b, V) {
     return V(mask ? a.v : b.v);
   }
 };
@@ -293,12 +290,12 @@ struct minimum_formula {
   }
 };
 
-#define ROOTS_COMPARISON(name, op)                                                                       \
-  struct name##_formula {                                                                                \
-    template <class V>                                                                                   \
-    static ROOTS_FORMULA_TARGET inline __attribute__((always_inline)) typename V::Mask apply(V a, V b) { \
-      return a op b;                                                                                     \
-    }                                                                                                    \
+#define ROOTS_COMPARISON(name, op)                           \
+  struct name##_formula {                                    \
+    template <class V>                                       \
+    static ROOTS_PORTABLE typename V::Mask apply(V a, V b) { \
+      return a op b;                                         \
+    }                                                        \
   };
 ROOTS_COMPARISON(equal, ==)
 ROOTS_COMPARISON(not_equal, !=)

@@ -8,11 +8,7 @@
 
 #include <stdint.h>
 
-#if defined(__CUDACC__)
-#define ROOTS_LAYOUT __host__ __device__ inline __attribute__((always_inline))
-#else
-#define ROOTS_LAYOUT inline __attribute__((always_inline))
-#endif
+#include "core/portable.h"
 
 namespace roots {
 
@@ -23,27 +19,27 @@ struct PackedI4 {
   int64_t panels, blocks, groups, group_blocks;
 
   // group: a multiple of kBlock
-  ROOTS_LAYOUT PackedI4(int64_t outputs, int64_t inputs, int64_t group)
+  ROOTS_PORTABLE PackedI4(int64_t outputs, int64_t inputs, int64_t group)
       : panels((outputs + kPanel - 1) / kPanel),
         blocks((inputs + kBlock - 1) / kBlock),
         groups((inputs + group - 1) / group),
         group_blocks(group / kBlock) {}
 
-  ROOTS_LAYOUT int64_t panel_bytes() const { return groups * kScaleBytes + blocks * kBlockBytes; }
-  ROOTS_LAYOUT int64_t total_bytes() const { return panels * panel_bytes(); }
+  ROOTS_PORTABLE int64_t panel_bytes() const { return groups * kScaleBytes + blocks * kBlockBytes; }
+  ROOTS_PORTABLE int64_t total_bytes() const { return panels * panel_bytes(); }
   // the bytes of block `b` within its panel, and of the scales of group `g`
-  ROOTS_LAYOUT int64_t block_at(int64_t b) const {
+  ROOTS_PORTABLE int64_t block_at(int64_t b) const {
     return (b / group_blocks + 1) * kScaleBytes + b * kBlockBytes;
   }
-  ROOTS_LAYOUT int64_t scales_at(int64_t g) const { return g * (kScaleBytes + group_blocks * kBlockBytes); }
+  ROOTS_PORTABLE int64_t scales_at(int64_t g) const { return g * (kScaleBytes + group_blocks * kBlockBytes); }
   // where the scale of output n and group g is, and the byte of input k, whose nibble is high(k)
-  ROOTS_LAYOUT int64_t scale_at(int64_t n, int64_t g) const {
+  ROOTS_PORTABLE int64_t scale_at(int64_t n, int64_t g) const {
     return n / kPanel * panel_bytes() + scales_at(g) + n % kPanel * 4;
   }
-  ROOTS_LAYOUT int64_t byte_at(int64_t n, int64_t k) const {
+  ROOTS_PORTABLE int64_t byte_at(int64_t n, int64_t k) const {
     return n / kPanel * panel_bytes() + block_at(k / kBlock) + k % kBlock / 8 * 64 + n % kPanel * 4 + k % 4;
   }
-  static ROOTS_LAYOUT bool high(int64_t k) { return k % 8 >= 4; }
+  static ROOTS_PORTABLE bool high(int64_t k) { return k % 8 >= 4; }
 };
 
 }  // namespace roots

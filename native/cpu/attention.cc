@@ -14,15 +14,6 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
-Status check(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
-             const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
-             const Tensor& lse, Problem* p) {
-  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
-        "dtypes differ");
-  CHECK(!mask.data || mask.dtype == q.dtype, "mask must have the dtype of q");
-  return check_shapes(q, k, v, mask, lengths, starts, out, lse, p);
-}
-
 template <class T>
 Status forward(const Context& context, const Operands<T>& x, const Tensor& out, const Tensor& lse) {
   if (x.p.B == 0 || x.p.H == 0 || x.p.Tq == 0) return nullptr;
@@ -36,14 +27,11 @@ Status attention_forward(const Context& context, Tensor q, Tensor k, Tensor v, O
                          OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, double scale,
                          int64_t causal, int64_t window) {
   Problem p;
-  const Status status = check(q, k, v, mask, lengths, starts, out, lse, &p);
-  if (status) return status;
-  p.scale = scale;
-  p.causal = causal != 0;
-  p.window = window;
+  if (const Status status =
+          check_attention(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+    return status;
   if (q.dtype == DType::f32) return forward<float>(context, {p, q, k, v, mask}, out, lse);
-  if (q.dtype == DType::f64) return forward<double>(context, {p, q, k, v, mask}, out, lse);
-  return "needs float32 or float64";
+  return forward<double>(context, {p, q, k, v, mask}, out, lse);
 }
 
 Status attention_backward(const Context& context, Tensor dout, Tensor q, Tensor k, Tensor v,
@@ -51,24 +39,14 @@ Status attention_backward(const Context& context, Tensor dout, Tensor q, Tensor 
                           Tensor lse, Tensor dq, Tensor dk, Tensor dv, OptionalTensor dmask, double scale,
                           int64_t causal, int64_t window) {
   Problem p;
-  const Status status = check(q, k, v, mask, lengths, starts, out, lse, &p);
-  if (status) return status;
-  CHECK(same_shape(dout, out) && dout.strides[3] == 1 && dout.dtype == q.dtype, "dout must be like out");
-  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v),
-        "gradients must have the shapes of their inputs");
-  CHECK(dq.strides[3] == 1 && dk.strides[3] == 1 && dv.strides[3] == 1, "rows of gradients must be dense");
-  CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype, "dtypes differ");
-  CHECK(
-      !dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype),
-      "dmask must be contiguous, like mask");
-  p.scale = scale;
-  p.causal = causal != 0;
-  p.window = window;
+  if (const Status status =
+          check_attention(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+    return status;
+  if (const Status status = check_attention_gradients(dout, q, k, v, mask, out, dq, dk, dv, dmask))
+    return status;
   if (q.dtype == DType::f32)
     return backward_tiles<float>(context, {p, q, k, v, mask}, dout, out, lse, dq, dk, dv, dmask);
-  if (q.dtype == DType::f64)
-    return backward_tiles<double>(context, {p, q, k, v, mask}, dout, out, lse, dq, dk, dv, dmask);
-  return "needs float32 or float64";
+  return backward_tiles<double>(context, {p, q, k, v, mask}, dout, out, lse, dq, dk, dv, dmask);
 }
 
 // Operands may be rounded to bfloat16; here they are not.

@@ -9,15 +9,10 @@ namespace ROOTS_ISA {
 Status attention_bf16_forward(const Context& context, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
                               OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse,
                               double scale, int64_t causal, int64_t window) {
-  const auto fits = [](const Tensor& t) { return t.dtype == DType::f32 || t.dtype == DType::bf16; };
-  CHECK(fits(q) && fits(k) && fits(v) && fits(out), "needs float32 or bfloat16");
-  CHECK(lse.dtype == DType::f32 && (!mask.data || mask.dtype == DType::f32), "lse and mask are float32");
   Problem p;
-  const Status status = check_shapes(q, k, v, mask, lengths, starts, out, lse, &p);
-  if (status) return status;
-  p.scale = scale;
-  p.causal = causal != 0;
-  p.window = window;
+  if (const Status status =
+          check_attention_bf16(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+    return status;
   if (p.B == 0 || p.H == 0 || p.Tq == 0) return nullptr;
   const Operands<float> x{p, q, k, v, mask};
   return p.Tq <= kFewQueries ? forward_few<HalfForm>(context, x, out, lse)

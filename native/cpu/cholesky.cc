@@ -1,6 +1,8 @@
 // Cholesky factor of a symmetric positive definite float64 matrix and solutions with it, for the
 // least-squares repair of pruned layers. Blocked, so that nearly all of the work is the GEMM; row-major,
 // lower factor.
+#include "core/cholesky.h"
+
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 
@@ -31,9 +33,7 @@ Status subtract_product(const Context& context, int64_t M, int64_t N, int64_t K,
 // a (n, n) -> its lower factor in place (the upper triangle becomes 0). info[0] = 0, or 1 + the column where
 // a pivot was not positive; a is then unusable.
 Status cholesky(const Context& context, Tensor a, Tensor info) {
-  CHECK(a.rank == 2 && a.shape[0] == a.shape[1] && a.dtype == DType::f64 && is_contiguous(a),
-        "a must be a contiguous square float64 matrix");
-  CHECK(info.dtype == DType::i64 && numel(info) == 1, "info must be one int64");
+  if (const Status status = check_cholesky(a, info)) return status;
   const int64_t n = a.shape[0];
   double* p = data<double>(a);
   int64_t* failed = data<int64_t>(info);
@@ -74,11 +74,7 @@ Status cholesky(const Context& context, Tensor a, Tensor info) {
 
 // Solves (L L^T) x = b in place for the columns of b (n, m).
 Status cholesky_solve(const Context& context, Tensor factor, Tensor b) {
-  CHECK(factor.rank == 2 && factor.shape[0] == factor.shape[1] && factor.dtype == DType::f64 &&
-            is_contiguous(factor),
-        "factor must be a contiguous square float64 matrix");
-  CHECK(b.rank == 2 && b.shape[0] == factor.shape[0] && b.dtype == DType::f64 && is_contiguous(b),
-        "b must be contiguous float64 with as many rows");
+  if (const Status status = check_cholesky_solve(factor, b)) return status;
   const int64_t n = factor.shape[0], m = b.shape[1];
   const double* l = data<double>(factor);
   double* x = data<double>(b);

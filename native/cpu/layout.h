@@ -1,8 +1,7 @@
-// Shape arithmetic shared by the kernels: element counts, contiguity, and walking several views of one shape
-// at once.
+// Walking several views of one shape at once.
 #pragma once
 
-#include "core/tensor.h"
+#include "core/shape.h"
 #include "cpu/isa.h"
 
 namespace roots {
@@ -11,33 +10,6 @@ namespace {
 
 // About 30-60 us of memory-bound work; smaller pieces would be lost in the cost of waking a thread.
 constexpr int64_t kChunkElements = 32768;
-
-ROOTS_INLINE int64_t numel(const Tensor& t) {
-  int64_t n = 1;
-  for (int32_t i = 0; i < t.rank; ++i) n *= t.shape[i];
-  return n;
-}
-
-ROOTS_INLINE bool is_contiguous(const Tensor& t) {
-  int64_t expected = 1;
-  for (int32_t i = t.rank - 1; i >= 0; --i) {
-    if (t.shape[i] != 1 && t.strides[i] != expected) return false;
-    expected *= t.shape[i];
-  }
-  return true;
-}
-
-ROOTS_INLINE bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.rank != b.rank) return false;
-  for (int32_t i = 0; i < a.rank; ++i)
-    if (a.shape[i] != b.shape[i]) return false;
-  return true;
-}
-
-template <class T>
-ROOTS_INLINE T* data(const Tensor& t) {
-  return static_cast<T*>(t.data);
-}
 
 // N views of one shape, size-1 axes dropped and neighbouring axes merged where every view allows it, then cut
 // into segments of the last axis. Segment i is the unit of parallel work.

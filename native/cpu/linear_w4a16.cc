@@ -325,15 +325,9 @@ Status quantize_weight_i4(const Context& context, Tensor w, Tensor q, Tensor sca
 // both exactly.
 Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor packed, int64_t group,
                       int64_t unpack) {
-  CHECK(q.rank == 2 && q.dtype == DType::i8 && is_contiguous(q), "q must be a contiguous int8 matrix");
-  CHECK(group > 0 && group % kBlock == 0, "group must be a multiple of 32");
+  if (const Status status = check_i4_pack(q, scale, packed, group)) return status;
   const int64_t N = q.shape[0], K = q.shape[1];
   const PackedI4 s(N, K, group);
-  CHECK(scale.rank == 2 && scale.dtype == DType::f32 && is_contiguous(scale) && scale.shape[0] == N &&
-            scale.shape[1] == s.groups,
-        "one scale per output and group");
-  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == s.total_bytes(),
-        "packed has the wrong size");
   auto* bytes = data<uint8_t>(packed);
   for_rows(context, s.panels, kPanel * K, [&](int64_t begin, int64_t end) {
     if (!unpack)
@@ -366,17 +360,9 @@ Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor pac
 // y = activation(x W^T + b): x (M, K) float32, packed and group as above.
 Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, Tensor out,
                     int64_t group, int64_t activation) {
-  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out), "needs contiguous tensors");
-  CHECK(group > 0 && group % kBlock == 0, "group must be a multiple of 32");
+  if (const Status status = check_linear_i4(x, packed, bias, out, group, activation)) return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   const PackedI4 s(N, K, group);
-  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == s.total_bytes(),
-        "packed has the wrong size");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   if (M == 0 || N == 0) return nullptr;
   Epilogue<float> epilogue;
   epilogue.bias = static_cast<const float*>(bias.data);

@@ -83,17 +83,11 @@ struct PackWidened {
 
 Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
                     Tensor out, int64_t activation) {
-  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  const PackedShape shape(out.shape[1], x.shape[1]);
+  if (const Status status =
+          check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, false))
+    return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
-  const PackedShape shape(N, K);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
-        "packed has the wrong size");
-  CHECK(numel(scale) == N, "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   if (M == 0 || N == 0) return nullptr;
   Epilogue<float> epilogue;
   epilogue.bias = static_cast<const float*>(bias.data);

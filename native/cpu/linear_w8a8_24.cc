@@ -97,12 +97,10 @@ struct SparsePanels {
 
 // weight (N, K) int8 <-> packed. Fails where four neighbouring inputs of an output hold more than two values.
 Status linear_24_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
-        "weight must be a contiguous int8 matrix");
+  CHECK(weight.rank == 2, "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const SparseShape shape(N, K);
-  CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
-  CHECK(packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  if (const Status status = check_i8_pack(weight, packed, shape.total_bytes())) return status;
   auto* bytes = data<int8_t>(packed);
   auto* sums = bytes + shape.weight_bytes();
   int32_t dense = 0;
@@ -154,10 +152,10 @@ Status linear_24_pack(const Context& context, Tensor weight, Tensor packed, int6
 
 Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
                       Tensor out, int64_t activation) {
-  if (const Status status = check_linear_i8(x, scale, bias, out, activation)) return status;
   const SparseShape shape(out.shape[1], x.shape[1]);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
-        "packed has the wrong size");
+  if (const Status status =
+          check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, true))
+    return status;
   const auto* weights = data<int8_t>(packed);
 #if defined(__AVX512VBMI2__)
   const bool in_place = x.shape[0] <= kI8Rows;

@@ -125,12 +125,10 @@ Status quantize_rows_i8(const Context& context, Tensor x, Tensor q, Tensor scale
 
 // weight (N, K) int8 <-> packed (bytes of PackedShape). unpack = 1 restores the weights exactly.
 Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
-        "weight must be a contiguous int8 matrix");
+  CHECK(weight.rank == 2, "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const PackedShape shape(N, K);
-  CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
-  CHECK(packed.shape[0] == shape.total_bytes(), "packed has the wrong size");
+  if (const Status status = check_i8_pack(weight, packed, shape.total_bytes())) return status;
   int8_t* to = data<int8_t>(packed);
   int32_t* sums = reinterpret_cast<int32_t*>(to + shape.weight_bytes());
   context.parallel_for(shape.panels, [&](int64_t p) {
@@ -149,10 +147,10 @@ Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int6
 // y = activation(x W^T + b) with W int8 per output row and x quantized per row on the fly.
 Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
                    Tensor out, int64_t activation) {
-  if (const Status status = check_linear_i8(x, scale, bias, out, activation)) return status;
   const PackedShape shape(out.shape[1], x.shape[1]);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes(),
-        "packed has the wrong size");
+  if (const Status status =
+          check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, true))
+    return status;
   const auto* weights = data<int8_t>(packed);
   return linear_i8(context, x, DensePanels{weights, shape.panel_bytes()},
                    reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, bias, out,

@@ -5,6 +5,7 @@
 // scale (2) = { norm, factor } comes from clip_scale: every gradient is multiplied by the factor while it is
 // read. A factor that is NaN says that a gradient or the loss is not finite: then nothing is changed, not
 // even the moments.
+#include "core/optimizer.h"
 #include "cpu/declare.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
@@ -13,47 +14,10 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
-double power(double base, int64_t exponent) {
-  double result = 1;
-  for (; exponent > 0; exponent >>= 1, base *= base)
-    if (exponent & 1) result *= base;
-  return result;
-}
-
 ROOTS_INLINE double root(double x) { return sqrt(Vec<double>(x)).v[0]; }
 
 // What gradients are multiplied with; NaN: leave everything as it is.
 ROOTS_INLINE double factor(const OptionalTensor& scale) { return scale.data ? data<double>(scale)[1] : 1.0; }
-
-ROOTS_INLINE bool bad_scale(const OptionalTensor& scale) {
-  return scale.data && !(scale.dtype == DType::f64 && numel(scale) == 2 && is_contiguous(scale));
-}
-
-Status check_like(const Tensor& param, const Tensor* const* others, int count) {
-  CHECK(is_contiguous(param), "param must be contiguous");
-  for (int i = 0; i < count; ++i)
-    CHECK(!others[i]->data ||
-              (same_shape(param, *others[i]) && others[i]->dtype == param.dtype && is_contiguous(*others[i])),
-          "gradient and state must be like param");
-  return nullptr;
-}
-
-// Each list is like params, or empty.
-Status check_lists(const TensorList& params, const TensorList* const* others, int count) {
-  for (int i = 0; i < count; ++i)
-    CHECK(others[i]->count == params.count || others[i]->count == 0,
-          "gradients and states must be as many as parameters");
-  for (int64_t t = 0; t < params.count; ++t) {
-    CHECK(params.items[t].dtype == DType::f32 || params.items[t].dtype == DType::f64,
-          "needs float32 or float64");
-    for (int i = 0; i < count; ++i) {
-      if (others[i]->count == 0) continue;
-      const Tensor* other = &others[i]->items[t];
-      if (Status status = check_like(params.items[t], &other, 1)) return status;
-    }
-  }
-  return nullptr;
-}
 
 template <class T>
 ROOTS_INLINE T* data_of(const TensorList& list, int64_t t) {
@@ -259,21 +223,13 @@ void adafactor_matrix(const Context& context, const T* grad, T* row, T* column, 
   });
 }
 
-constexpr int64_t kBlock8 = 256;  // elements that share a scale in 8-bit optimizer states
-
 }  // namespace
 
 // out[first + i] = sum of xs[i]^2 in double: partial sums per piece, added in order.
 Status sum_squares(const Context& context, TensorList xs, Tensor out, int64_t first) {
-  CHECK(out.dtype == DType::f64 && is_contiguous(out) && first >= 0 && xs.count <= numel(out) - first,
-        "out has too few elements");
+  if (const Status status = check_sum_squares(xs, out, first)) return status;
   int64_t pieces = 0;
-  for (int64_t t = 0; t < xs.count; ++t) {
-    const Tensor& x = xs.items[t];
-    CHECK(is_contiguous(x), "tensors must be contiguous");
-    CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
-    pieces += chunks_of(numel(x));
-  }
+  for (int64_t t = 0; t < xs.count; ++t) pieces += chunks_of(numel(xs.items[t]));
   auto* partial = static_cast<double*>(
       context.workspace(context.host, 1, static_cast<size_t>(pieces + 1) * sizeof(double)));
   CHECK(partial != nullptr, "out of memory");
@@ -301,8 +257,7 @@ Status sum_squares(const Context& context, TensorList xs, Tensor out, int64_t fi
 // the loss is not finite. inverse undoes a loss scale or averages accumulated gradients.
 Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, double max_norm,
                   double inverse) {
-  CHECK(sums.dtype == DType::f64 && is_contiguous(sums), "sums must be float64");
-  CHECK(out.dtype == DType::f64 && is_contiguous(out) && numel(out) == 2, "out must be two float64");
+  if (const Status status = check_clip_scale(sums, loss, out)) return status;
   double total = 0;
   const int64_t n = numel(sums);
   for (int64_t i = 0; i < n; ++i) total += data<double>(sums)[i];
@@ -311,8 +266,6 @@ Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, 
   f = (f > 1 ? 1 : f) * inverse;
   bool finite = norm - norm == 0;
   if (loss.data) {
-    CHECK(numel(loss) == 1 && (loss.dtype == DType::f32 || loss.dtype == DType::f64),
-          "loss must be one float");
     const double value =
         loss.dtype == DType::f32 ? static_cast<double>(*data<float>(loss)) : *data<double>(loss);
     finite = finite && value - value == 0;
@@ -327,10 +280,7 @@ Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, 
 // buffers: empty without momentum.
 Status sgd(const Context& context, TensorList params, TensorList grads, TensorList buffers,
            OptionalTensor scale, double lr, double momentum, double weight_decay, int64_t nesterov) {
-  const TensorList* const others[] = {&grads, &buffers};
-  if (Status status = check_lists(params, others, 2)) return status;
-  CHECK(grads.count == params.count, "needs a gradient for each parameter");
-  CHECK(!bad_scale(scale), "scale must be two float64");
+  if (const Status status = check_lists(params, {&grads}, {&buffers}, scale)) return status;
   const double f = factor(scale);
   if (f != f) return nullptr;
   const SgdStep s{lr, momentum, weight_decay, nesterov != 0};
@@ -345,11 +295,7 @@ Status sgd(const Context& context, TensorList params, TensorList grads, TensorLi
 Status adam(const Context& context, TensorList params, TensorList grads, TensorList m, TensorList v,
             TensorList vmax, OptionalTensor scale, double lr, double beta1, double beta2, double eps,
             double weight_decay, int64_t decoupled, int64_t step) {
-  const TensorList* const others[] = {&grads, &m, &v, &vmax};
-  if (Status status = check_lists(params, others, 4)) return status;
-  CHECK(grads.count == params.count && m.count == params.count && v.count == params.count,
-        "needs a gradient and moments for each parameter");
-  CHECK(!bad_scale(scale), "scale must be two float64");
+  if (const Status status = check_lists(params, {&grads, &m, &v}, {&vmax}, scale)) return status;
   CHECK(step >= 1, "steps count from 1");
   const double f = factor(scale);
   if (f != f) return nullptr;
@@ -362,11 +308,7 @@ Status adam(const Context& context, TensorList params, TensorList grads, TensorL
 // Lion (Chen et al., arXiv 2302.06675): p -= lr (sign(b1 m + (1 - b1) g) + wd p);  m = b2 m + (1 - b2) g
 Status lion(const Context& context, TensorList params, TensorList grads, TensorList m, OptionalTensor scale,
             double lr, double beta1, double beta2, double weight_decay) {
-  const TensorList* const others[] = {&grads, &m};
-  if (Status status = check_lists(params, others, 2)) return status;
-  CHECK(grads.count == params.count && m.count == params.count,
-        "needs a gradient and a moment for each parameter");
-  CHECK(!bad_scale(scale), "scale must be two float64");
+  if (const Status status = check_lists(params, {&grads, &m}, {nullptr}, scale)) return status;
   const double f = factor(scale);
   if (f != f) return nullptr;
   const LionStep s{lr, beta1, beta2, weight_decay};
@@ -383,11 +325,7 @@ Status lion(const Context& context, TensorList params, TensorList grads, TensorL
 Status adafactor(const Context& context, Tensor param, Tensor grad, Tensor row, OptionalTensor column,
                  OptionalTensor scale, double lr, double beta2, double eps, double clip,
                  double weight_decay) {
-  const Tensor* const others[] = {&grad};
-  if (Status status = check_like(param, others, 1)) return status;
-  CHECK(!bad_scale(scale), "scale must be two float64");
-  CHECK(param.dtype == DType::f32, "needs float32");
-  CHECK(row.dtype == DType::f32 && is_contiguous(row), "row must be contiguous float32");
+  if (const Status status = check_adafactor(param, grad, row, column, scale)) return status;
   const double f = factor(scale);
   if (f != f) return nullptr;
   const int64_t n = numel(param);
@@ -396,18 +334,13 @@ Status adafactor(const Context& context, Tensor param, Tensor grad, Tensor row, 
       static_cast<float*>(context.workspace(context.host, 0, static_cast<size_t>(n) * sizeof(float)));
   CHECK(update != nullptr, "out of memory");
   if (column.data) {
-    CHECK(param.rank >= 2, "a vector has no columns");
     const int64_t rows = param.shape[param.rank - 2], columns = param.shape[param.rank - 1],
                   matrices = n / (rows * columns);
-    CHECK(numel(row) == matrices * rows && numel(column) == matrices * columns &&
-              column.dtype == DType::f32 && is_contiguous(column),
-          "row and column have the wrong size");
     for (int64_t i = 0; i < matrices; ++i)
       adafactor_matrix<float>(context, data<float>(grad) + i * rows * columns, data<float>(row) + i * rows,
                               data<float>(column) + i * columns, update + i * rows * columns, rows, columns,
                               f, beta2, eps);
   } else {
-    CHECK(numel(row) == n, "row has the wrong size");
     using V = Vec<float>;
     const V keep(static_cast<float>(beta2)), fresh(static_cast<float>(1 - beta2)), e(static_cast<float>(eps)),
         fs(static_cast<float>(f));
@@ -436,17 +369,8 @@ Status adafactor(const Context& context, Tensor param, Tensor grad, Tensor row, 
 Status adamw_8bit(const Context& context, Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales,
                   OptionalTensor scale, double lr, double beta1, double beta2, double eps,
                   double weight_decay, int64_t step) {
-  const Tensor* const others[] = {&grad};
-  if (Status status = check_like(param, others, 1)) return status;
-  const int64_t n = numel(param), blocks = (n + kBlock8 - 1) / kBlock8;
-  CHECK(!bad_scale(scale), "scale must be two float64");
-  CHECK(param.dtype == DType::f32 && m.dtype == DType::i8 && v.dtype == DType::u8,
-        "needs float32, int8 and uint8");
-  CHECK(same_shape(param, m) && same_shape(param, v) && is_contiguous(m) && is_contiguous(v),
-        "moments must be like param");
-  CHECK(scales.dtype == DType::f32 && numel(scales) == 2 * blocks && is_contiguous(scales),
-        "two scales per 256 elements");
-  CHECK(step >= 1, "steps count from 1");
+  if (const Status status = check_adamw_8bit(param, grad, m, v, scales, scale, step)) return status;
+  const int64_t n = numel(param), blocks = (n + kScaleBlock - 1) / kScaleBlock;
   const double f = factor(scale);
   if (f != f) return nullptr;
   using V = Vec<float>;
@@ -456,8 +380,8 @@ Status adamw_8bit(const Context& context, Tensor param, Tensor grad, Tensor m, T
       decay(static_cast<float>(1 - lr * weight_decay));
   context.parallel_for((blocks + 63) / 64, [&](int64_t chunk) {
     for (int64_t block = chunk * 64; block < blocks && block < chunk * 64 + 64; ++block) {
-      const int64_t from = block * kBlock8, count = n - from < kBlock8 ? n - from : kBlock8;
-      float mi[kBlock8] = {}, vi[kBlock8] = {};
+      const int64_t from = block * kScaleBlock, count = n - from < kScaleBlock ? n - from : kScaleBlock;
+      float mi[kScaleBlock] = {}, vi[kScaleBlock] = {};
       float* s = data<float>(scales) + 2 * block;
       int8_t* mq = data<int8_t>(m) + from;
       uint8_t* vq = data<uint8_t>(v) + from;

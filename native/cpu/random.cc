@@ -1,6 +1,7 @@
 // Counter-based random numbers: element i of a stream depends on (seed, offset + i) alone, by Philox 4x32
 // with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Any thread count,
 // any instruction set and any way of cutting the stream gives the same numbers.
+#include "core/philox.h"
 #include "cpu/declare.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
@@ -8,29 +9,6 @@
 namespace roots {
 namespace ROOTS_ISA {
 namespace {
-
-struct Philox {
-  uint32_t lane[4];
-};
-
-Philox philox(uint64_t seed, uint64_t counter) {
-  uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0;
-    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(p1);
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return {{c0, c1, c2, c3}};
-}
-
-// 24 bits, so that the value is exact in float and below 1.
-ROOTS_INLINE double unit(uint32_t bits) { return static_cast<double>(bits >> 8) * (1.0 / 16777216.0); }
 
 // sin and cos of 2 pi u for u in [0, 1), by Taylor polynomials on an eighth of the circle.
 ROOTS_INLINE void sincos_turn(double u, double* s, double* c) {

@@ -2,6 +2,8 @@
 //   halves (Hugging Face Llama):  pairs are (i, i + D/2);  interleaved (original Llama): pairs are (2i, 2i +
 //   1) (a, b) -> (a cos - b sin, b cos + a sin)
 // sign = -1 rotates back, which is the gradient.
+#include "core/rope.h"
+
 #include "cpu/declare.h"
 #include "cpu/rows.h"
 
@@ -44,18 +46,10 @@ Status rotate(const Context& context, const Tensor& x, const Tensor& cosines, co
 
 Status rope(const Context& context, Tensor x, Tensor cos, Tensor sin, Tensor out, int64_t interleaved,
             double sign) {
-  CHECK(x.rank == 4 && same_shape(x, out) && is_contiguous(out) && x.strides[3] == 1,
-        "x has rank 4 and dense rows, out is contiguous");
-  CHECK(x.shape[3] % 2 == 0, "the head size must be even");
-  CHECK(cos.rank == 3 && same_shape(cos, sin) && cos.strides[2] == 1 && sin.strides[2] == 1,
-        "cos and sin have rank 3 and dense rows");
-  CHECK(cos.shape[0] == x.shape[0] && cos.shape[1] == x.shape[2] && cos.shape[2] * 2 == x.shape[3],
-        "cos and sin do not match x");
-  CHECK(x.dtype == cos.dtype && x.dtype == sin.dtype && x.dtype == out.dtype, "dtypes differ");
+  if (const Status status = check_rope(x, cos, sin, out)) return status;
   if (x.dtype == DType::f32)
     return rotate<float>(context, x, cos, sin, out, interleaved != 0, static_cast<float>(sign));
-  if (x.dtype == DType::f64) return rotate<double>(context, x, cos, sin, out, interleaved != 0, sign);
-  return "needs float32 or float64";
+  return rotate<double>(context, x, cos, sin, out, interleaved != 0, sign);
 }
 
 }  // namespace ROOTS_ISA

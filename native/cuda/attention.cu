@@ -154,10 +154,12 @@ __global__ void __launch_bounds__(kThreads)
 Status attention_forward(const Context&, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
                          OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, double scale,
                          int64_t causal, int64_t window) {
-  Problem p;
+  AttentionProblem sizes;
   if (const Status status =
-          check_one_dtype(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+          check_attention(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &sizes))
     return status;
+  if (const Status status = check_heads(sizes)) return status;
+  const Problem p(sizes, q, k, v, mask, out, lse);
   if (p.B * p.H * p.Tq == 0) return nullptr;
   return dispatch_float(q.dtype, [&](auto t) { return forward_any<decltype(t)>(p); });
 }
@@ -166,10 +168,14 @@ Status attention_backward(const Context&, Tensor dout, Tensor q, Tensor k, Tenso
                           OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse, Tensor dq,
                           Tensor dk, Tensor dv, OptionalTensor dmask, double scale, int64_t causal,
                           int64_t window) {
-  Problem p;
-  if (const Status status = check_backward(dout, q, k, v, mask, lengths, starts, out, lse, dq, dk, dv, dmask,
-                                           scale, causal, window, &p))
+  AttentionProblem sizes;
+  if (const Status status =
+          check_attention(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &sizes))
     return status;
+  if (const Status status = check_attention_gradients(dout, q, k, v, mask, out, dq, dk, dv, dmask))
+    return status;
+  if (const Status status = check_heads(sizes)) return status;
+  const Problem p(sizes, q, k, v, mask, out, lse);
   const int64_t rows = p.B * p.H * p.Tq, query_tiles = ceil_div(p.Tq, kWarps),
                 key_tiles = ceil_div(p.Tk, kWarps);
   return dispatch_float(q.dtype, [&](auto t) -> Status {

@@ -2,6 +2,7 @@
 // the general forward, a warp per query.
 #pragma once
 
+#include "core/attention.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
 #include "cuda/reduce.cuh"
@@ -16,24 +17,13 @@ constexpr int kTile = 32;  // keys or queries in shared memory at a time
 // Head elements per lane: sizes up to 256, and larger ones, which cost registers and shared memory.
 constexpr int kFewPerLane = 8, kManyPerLane = 32;
 
-struct Problem {
+struct Problem : AttentionProblem {
   Tensor q, k, v, mask, out, lse;
-  const int64_t *lengths, *starts;
-  int64_t B, H, Hkv, Tq, Tk, D, Dv, window;
-  double scale;
-  bool causal;
 
+  Problem(const AttentionProblem& sizes, const Tensor& q_, const Tensor& k_, const Tensor& v_,
+          const Tensor& mask_, const Tensor& out_, const Tensor& lse_)
+      : AttentionProblem(sizes), q(q_), k(k_), v(v_), mask(mask_), out(out_), lse(lse_) {}
   bool few() const { return D <= kFewPerLane * kWarp && Dv <= kFewPerLane * kWarp; }
-  ROOTS_DEVICE int64_t first_key(int64_t b, int64_t i) const {
-    int64_t first = starts ? starts[b] : 0;
-    if (window > 0 && i + Tk - Tq - window + 1 > first) first = i + Tk - Tq - window + 1;
-    return first < 0 ? 0 : first;
-  }
-  ROOTS_DEVICE int64_t last_key(int64_t b, int64_t i) const {  // one past
-    int64_t last = lengths ? lengths[b] : Tk;
-    if (causal && i + Tk - Tq + 1 < last) last = i + Tk - Tq + 1;
-    return last > Tk ? Tk : last < 0 ? 0 : last;
-  }
   ROOTS_DEVICE bool visible(int64_t b, int64_t i, int64_t j) const {
     return j >= first_key(b, i) && j < last_key(b, i);
   }
@@ -271,78 +261,9 @@ Status forward_any(const Problem& p) {
                 kThreads, shared_elements(p.D, p.Dv) * sizeof(T), p, tiles, jobs);
 }
 
-// Everything but dtypes.
-inline Status check_shapes(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
-                           const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
-                           const Tensor& lse, double scale, int64_t causal, int64_t window, Problem* p) {
-  CHECK(q.rank == 4 && k.rank == 4 && v.rank == 4 && out.rank == 4 && lse.rank == 3, "needs rank 4");
-  *p = Problem{q,
-               k,
-               v,
-               mask,
-               out,
-               lse,
-               data<const int64_t>(lengths),
-               data<const int64_t>(starts),
-               q.shape[0],
-               q.shape[1],
-               k.shape[1],
-               q.shape[2],
-               k.shape[2],
-               q.shape[3],
-               v.shape[3],
-               window,
-               scale,
-               causal != 0};
-  CHECK(k.shape[0] == p->B && v.shape[0] == p->B && k.shape[3] == p->D, "k does not match q");
-  CHECK(v.shape[1] == p->Hkv && v.shape[2] == p->Tk, "v does not match k");
-  CHECK(p->Hkv > 0 && p->H % p->Hkv == 0, "query heads must be a multiple of key heads");
-  CHECK(out.shape[0] == p->B && out.shape[1] == p->H && out.shape[2] == p->Tq && out.shape[3] == p->Dv,
-        "out has the wrong shape");
-  CHECK(lse.shape[0] == p->B && lse.shape[1] == p->H && lse.shape[2] == p->Tq && is_contiguous(lse),
-        "lse has the wrong shape");
-  CHECK(q.strides[3] == 1 && k.strides[3] == 1 && v.strides[3] == 1 && out.strides[3] == 1,
-        "rows must be dense");
-  CHECK(p->D <= kManyPerLane * kWarp && p->Dv <= kManyPerLane * kWarp,
+inline Status check_heads(const AttentionProblem& p) {
+  CHECK(p.D <= kManyPerLane * kWarp && p.Dv <= kManyPerLane * kWarp,
         "head sizes above 1024 have no CUDA kernel; move the tensors with .to('cpu')");
-  if (mask.data) {
-    CHECK(mask.rank == 4, "mask must have rank 4");
-    CHECK(mask.shape[0] == p->B && mask.shape[1] == p->H && mask.shape[2] == p->Tq && mask.shape[3] == p->Tk,
-          "mask has the wrong shape");
-  }
-  const OptionalTensor* const limits[] = {&lengths, &starts};
-  for (const OptionalTensor* t : limits)
-    CHECK(!t->data || (t->rank == 1 && t->shape[0] == p->B && t->dtype == DType::i64 && is_contiguous(*t)),
-          "lengths and starts are int64, one per batch");
-  return nullptr;
-}
-
-inline Status check_one_dtype(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
-                              const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
-                              const Tensor& lse, double scale, int64_t causal, int64_t window, Problem* p) {
-  CHECK(q.dtype == k.dtype && q.dtype == v.dtype && q.dtype == out.dtype && q.dtype == lse.dtype,
-        "dtypes differ");
-  CHECK(!mask.data || mask.dtype == q.dtype, "mask must have the dtype of q");
-  return check_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p);
-}
-
-inline Status check_backward(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
-                             const OptionalTensor& mask, const OptionalTensor& lengths,
-                             const OptionalTensor& starts, const Tensor& out, const Tensor& lse,
-                             const Tensor& dq, const Tensor& dk, const Tensor& dv,
-                             const OptionalTensor& dmask, double scale, int64_t causal, int64_t window,
-                             Problem* p) {
-  if (const Status status =
-          check_one_dtype(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p))
-    return status;
-  CHECK(same_shape(dout, out) && dout.strides[3] == 1 && dout.dtype == q.dtype, "dout must be like out");
-  CHECK(same_shape(dq, q) && same_shape(dk, k) && same_shape(dv, v),
-        "gradients must have the shapes of their inputs");
-  CHECK(dq.strides[3] == 1 && dk.strides[3] == 1 && dv.strides[3] == 1, "rows of gradients must be dense");
-  CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype, "dtypes differ");
-  CHECK(
-      !dmask.data || (mask.data && same_shape(dmask, mask) && is_contiguous(dmask) && dmask.dtype == q.dtype),
-      "dmask must be contiguous, like mask");
   return nullptr;
 }
 

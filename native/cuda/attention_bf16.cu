@@ -102,12 +102,12 @@ Status forward_tiles(const Problem& p) {
 Status attention_bf16_forward(const Context&, Tensor q, Tensor k, Tensor v, OptionalTensor mask,
                               OptionalTensor lengths, OptionalTensor starts, Tensor out, Tensor lse,
                               double scale, int64_t causal, int64_t window) {
-  const auto fits = [](const Tensor& t) { return t.dtype == DType::f32 || t.dtype == DType::bf16; };
-  CHECK(fits(q) && fits(k) && fits(v) && fits(out), "needs float32 or bfloat16");
-  CHECK(lse.dtype == DType::f32 && (!mask.data || mask.dtype == DType::f32), "lse and mask are float32");
-  Problem p;
-  if (const Status status = check_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &p))
+  AttentionProblem sizes;
+  if (const Status status =
+          check_attention_bf16(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &sizes))
     return status;
+  if (const Status status = check_heads(sizes)) return status;
+  const Problem p(sizes, q, k, v, mask, out, lse);
   if (p.B * p.H * p.Tq == 0) return nullptr;
   if (!fits_tiles(p) || p.Tq <= kFewQueries) return forward_any<float>(p);
   return wide_rows(p) ? forward_tiles<128>(p) : forward_tiles<64>(p);

@@ -305,10 +305,13 @@ Status attention_bf16_backward(const Context& context, Tensor dout, Tensor q, Te
                                Tensor lse, Tensor dq, Tensor dk, Tensor dv, OptionalTensor dmask,
                                double scale, int64_t causal, int64_t window) {
   CHECK(q.dtype == DType::f32, "needs float32");
-  Problem p;
-  if (const Status status = check_backward(dout, q, k, v, mask, lengths, starts, out, lse, dq, dk, dv, dmask,
-                                           scale, causal, window, &p))
+  AttentionProblem sizes;
+  if (const Status status =
+          check_attention(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, &sizes))
     return status;
+  if (const Status status = check_attention_gradients(dout, q, k, v, mask, out, dq, dk, dv, dmask))
+    return status;
+  const Problem p(sizes, q, k, v, mask, out, lse);
   // scores of the mask's gradient are not rounded: they are all written out anyway
   if (!fits_tiles(p) || dmask.data)
     return attention_backward(context, dout, q, k, v, mask, lengths, starts, out, lse, dq, dk, dv, dmask,

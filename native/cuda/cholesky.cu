@@ -1,6 +1,7 @@
 // Cholesky factor of a symmetric positive definite float64 matrix and solutions with it, blocked: 32 columns
 // are factored by one block of threads, the rows below solved a thread each, and what remains is updated by a
 // product, which is nearly all of the work. Formulas and order as in native/cpu/cholesky.cc.
+#include "core/cholesky.h"
 #include "cuda/declare.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
@@ -153,9 +154,7 @@ __global__ void set_kernel(int64_t* to, int64_t value) { *to = value; }
 }  // namespace
 
 Status cholesky(const Context&, Tensor a, Tensor info) {
-  CHECK(a.rank == 2 && a.shape[0] == a.shape[1] && a.dtype == DType::f64 && is_contiguous(a),
-        "a must be a contiguous square float64 matrix");
-  CHECK(info.dtype == DType::i64 && numel(info) == 1, "info must be one int64");
+  if (const Status status = check_cholesky(a, info)) return status;
   const int64_t n = a.shape[0];
   auto* p = data<double>(a);
   auto* failed = data<int64_t>(info);
@@ -179,11 +178,7 @@ Status cholesky(const Context&, Tensor a, Tensor info) {
 }
 
 Status cholesky_solve(const Context&, Tensor factor, Tensor b) {
-  CHECK(factor.rank == 2 && factor.shape[0] == factor.shape[1] && factor.dtype == DType::f64 &&
-            is_contiguous(factor),
-        "factor must be a contiguous square float64 matrix");
-  CHECK(b.rank == 2 && b.shape[0] == factor.shape[0] && b.dtype == DType::f64 && is_contiguous(b),
-        "b must be contiguous float64 with as many rows");
+  if (const Status status = check_cholesky_solve(factor, b)) return status;
   const int64_t n = factor.shape[0], m = b.shape[1];
   if (n == 0 || m == 0) return nullptr;
   const auto* l = data<const double>(factor);

@@ -1,5 +1,6 @@
 // Weight-only int8: y = activation(x W^T + b), W int8 per output row, x float32. A few rows (decoding) read
 // the weights once for all of them. More rows: the float32 product, weights widened on the way.
+#include "core/product.h"
 #include "cuda/declare.cuh"
 #include "cuda/gemm/few_rows.cuh"
 #include "cuda/gemm/packed_i8.h"
@@ -18,17 +19,11 @@ struct Byte {
 
 Status linear_w8a16(const Context&, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
                     int64_t activation) {
-  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  const PackedI8 shape(out.shape[1], x.shape[1]);
+  if (const Status status =
+          check_linear_i8(x, packed, shape.total_bytes, scale, bias, out, activation, false))
+    return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
-  const PackedI8 shape(N, K);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes,
-        "packed has the wrong size");
-  CHECK(numel(scale) == N, "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   if (M == 0 || N == 0) return nullptr;
   Epilogue<float> epilogue;
   epilogue.out = data<float>(out);

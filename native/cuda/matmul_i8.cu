@@ -69,29 +69,19 @@ Status matmul_i8(const Context&, Tensor a, Tensor b, Tensor out) {
 }
 
 Status linear_i8_pack(const Context&, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
-        "weight must be a contiguous int8 matrix");
+  CHECK(weight.rank == 2, "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const PackedI8 shape(N, K);
-  CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
-  CHECK(packed.shape[0] == shape.total_bytes, "packed has the wrong size");
+  if (const Status status = check_i8_pack(weight, packed, shape.total_bytes)) return status;
   return pack(data<int8_t>(weight), K, 1, data<int8_t>(packed), N, K, shape.row_bytes, unpack != 0);
 }
 
 Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
                    int64_t activation) {
-  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
+  const PackedI8 shape(out.shape[1], x.shape[1]);
+  if (const Status status = check_linear_i8(x, packed, shape.total_bytes, scale, bias, out, activation, true))
+    return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
-  const PackedI8 shape(N, K);
-  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == shape.total_bytes,
-        "packed has the wrong size");
-  CHECK(numel(scale) == N, "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == N && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
-  CHECK(K <= kMostK, "inner dimension above 131072 could overflow int32");
   if (M == 0 || N == 0) return nullptr;
   auto* quantized = static_cast<int8_t*>(workspace(0, static_cast<size_t>(M * shape.row_bytes + 4)));
   auto* row_scale = static_cast<float*>(workspace(1, static_cast<size_t>(M) * sizeof(float)));

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/dtype.h"
+#include "core/half.h"
 #include "core/status.h"
 #include "cuda/platform.cuh"
 
@@ -74,36 +75,10 @@ struct Number {
   friend ROOTS_BOTH Number min(Number a, Number b) { return Number(a.v < b.v || a.v != a.v ? a.v : b.v); }
 };
 
-// 16-bit floats and booleans as distinct types, so that conversions can be overloaded.
-struct Bf16 {
-  uint16_t bits;
-};
-struct F16 {
-  uint16_t bits;
-};
-struct Bool {
-  uint8_t value;
-};
-
-ROOTS_BOTH float float_from(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
-ROOTS_BOTH uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
-
-ROOTS_BOTH float to_float(Bf16 x) { return float_from(static_cast<uint32_t>(x.bits) << 16); }
-// Round to nearest, ties to even; a NaN stays one.
-ROOTS_BOTH Bf16 to_bf16(float x) {
-  const uint32_t bits = bits_of(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
-  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
-}
-
+ROOTS_BOTH float to_float(Bf16 x) { return bf16_to_f32(x.bits); }
+ROOTS_BOTH float to_float(F16 x) { return f16_to_f32(x.bits); }
+ROOTS_BOTH Bf16 to_bf16(float x) { return {f32_to_bf16(x)}; }
+ROOTS_BOTH F16 to_f16(float x) { return {f32_to_f16(x)}; }
 // Two of them as one word, the first in the low half.
 ROOTS_DEVICE uint32_t bf16_pair(float low, float high) {
 #if defined(__CUDA_ARCH__)
@@ -113,27 +88,6 @@ ROOTS_DEVICE uint32_t bf16_pair(float low, float high) {
 #else
   return to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16;
 #endif
-}
-
-ROOTS_BOTH float to_float(F16 x) {
-  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16, exponent = (x.bits >> 10) & 31u,
-                 fraction = x.bits & 0x3ffu;
-  if (exponent == 31) return float_from(sign | 0x7f800000u | (fraction << 13));
-  if (exponent != 0) return float_from(sign | ((exponent + 112) << 23) | (fraction << 13));
-  const float small = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
-  return sign ? -small : small;
-}
-ROOTS_BOTH F16 to_f16(float x) {
-  const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
-  if (magnitude >= 0x38800000u) {
-    const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
-    return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
-  }
-  // subnormal: adding 1/2 leaves the bits of the result at the bottom of the fraction
-  const float shifted = float_from(magnitude) + 0.5f;
-  return {static_cast<uint16_t>(sign | (bits_of(shifted) - 0x3f000000u))};
 }
 
 // The integer as wide as an element.

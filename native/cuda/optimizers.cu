@@ -1,6 +1,7 @@
 // One optimizer step in place, a kernel per rule, and the global gradient norm they share; formulas in
 // native/cpu/optimizers.cc. scale (2) = { norm, factor } stays on the device: a factor that is NaN leaves
 // everything as it is, and nobody waits for it.
+#include "core/optimizer.h"
 #include "cuda/declare.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
@@ -13,46 +14,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kPiece = 32768;  // elements of one partial sum of squares
-constexpr int kBlock8 = 256;       // elements that share a scale in 8-bit optimizer states
-
-double power(double base, int64_t exponent) {
-  double result = 1;
-  for (; exponent > 0; exponent >>= 1, base *= base)
-    if (exponent & 1) result *= base;
-  return result;
-}
-
-bool bad_scale(const OptionalTensor& scale) {
-  return scale.data && !(scale.dtype == DType::f64 && numel(scale) == 2 && is_contiguous(scale));
-}
-
-Status check_like(const Tensor& param, const Tensor* const* others, int count) {
-  CHECK(is_contiguous(param), "param must be contiguous");
-  for (int i = 0; i < count; ++i)
-    CHECK(!others[i]->data ||
-              (same_shape(param, *others[i]) && others[i]->dtype == param.dtype && is_contiguous(*others[i])),
-          "gradient and state must be like param");
-  return nullptr;
-}
 
 // What gradients are multiplied with.
 ROOTS_DEVICE double factor_of(const double* scale) { return scale ? scale[1] : 1.0; }
-
-Status check_lists(const TensorList& params, const TensorList* const* others, int count) {
-  for (int i = 0; i < count; ++i)
-    CHECK(others[i]->count == params.count || others[i]->count == 0,
-          "gradients and states must be as many as parameters");
-  for (int64_t t = 0; t < params.count; ++t) {
-    CHECK(params.items[t].dtype == DType::f32 || params.items[t].dtype == DType::f64,
-          "needs float32 or float64");
-    for (int i = 0; i < count; ++i) {
-      if (others[i]->count == 0) continue;
-      const Tensor* other = &others[i]->items[t];
-      if (const Status status = check_like(params.items[t], &other, 1)) return status;
-    }
-  }
-  return nullptr;
-}
 
 // The tensors of one parameter, and of as many as fit a kernel's parameters (4 KiB): one launch for all.
 template <class T>
@@ -331,7 +295,7 @@ __global__ void adamw_8bit_kernel(Adam8 a, const double* scale, int64_t n, int64
   const double factor = factor_of(scale);
   if (factor != factor) return;
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const int64_t i = block * kBlock8 + threadIdx.x;
+    const int64_t i = block * kScaleBlock + threadIdx.x;
     const bool inside = i < n;
     float* s = a.scales + 2 * block;
     const float ms = s[0] / (127.0f * 127.0f), vs = s[1] / (255.0f * 255.0f * 255.0f * 255.0f);
@@ -360,11 +324,9 @@ __global__ void adamw_8bit_kernel(Adam8 a, const double* scale, int64_t n, int64
 }  // namespace
 
 Status sum_squares(const Context&, TensorList xs, Tensor out, int64_t first) {
-  CHECK(out.dtype == DType::f64 && is_contiguous(out) && first >= 0 && xs.count <= numel(out) - first,
-        "out has too few elements");
+  if (const Status status = check_sum_squares(xs, out, first)) return status;
   for (int64_t t = 0; t < xs.count; ++t) {
     const Tensor& x = xs.items[t];
-    CHECK(is_contiguous(x), "tensors must be contiguous");
     const Status status = dispatch_float(x.dtype, [&](auto type) {
       using T = decltype(type);
       return total_squares(data<const T>(x), numel(x), data<double>(out) + first + t);
@@ -376,10 +338,7 @@ Status sum_squares(const Context&, TensorList xs, Tensor out, int64_t first) {
 
 Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, double max_norm,
                   double inverse) {
-  CHECK(sums.dtype == DType::f64 && is_contiguous(sums), "sums must be float64");
-  CHECK(out.dtype == DType::f64 && is_contiguous(out) && numel(out) == 2, "out must be two float64");
-  CHECK(!loss.data || (numel(loss) == 1 && (loss.dtype == DType::f32 || loss.dtype == DType::f64)),
-        "loss must be one float");
+  if (const Status status = check_clip_scale(sums, loss, out)) return status;
   return launch(clip_scale_kernel, 1, 1, 0, data<const double>(sums), numel(sums),
                 static_cast<const void*>(loss.data), loss.dtype == DType::f64, data<double>(out), max_norm,
                 inverse);
@@ -387,10 +346,7 @@ Status clip_scale(const Context&, Tensor sums, OptionalTensor loss, Tensor out, 
 
 Status sgd(const Context&, TensorList params, TensorList grads, TensorList buffers, OptionalTensor scale,
            double lr, double momentum, double weight_decay, int64_t nesterov) {
-  const TensorList* const others[] = {&grads, &buffers};
-  if (const Status status = check_lists(params, others, 2)) return status;
-  CHECK(grads.count == params.count, "needs a gradient for each parameter");
-  CHECK(!bad_scale(scale), "scale must be two float64");
+  if (const Status status = check_lists(params, {&grads}, {&buffers}, scale)) return status;
   const auto step = [&](auto type) {
     using T = decltype(type);
     return each_slice<T>(
@@ -404,11 +360,7 @@ Status sgd(const Context&, TensorList params, TensorList grads, TensorList buffe
 Status adam(const Context&, TensorList params, TensorList grads, TensorList m, TensorList v, TensorList vmax,
             OptionalTensor scale, double lr, double beta1, double beta2, double eps, double weight_decay,
             int64_t decoupled, int64_t step) {
-  const TensorList* const others[] = {&grads, &m, &v, &vmax};
-  if (const Status status = check_lists(params, others, 4)) return status;
-  CHECK(grads.count == params.count && m.count == params.count && v.count == params.count,
-        "needs a gradient and moments for each parameter");
-  CHECK(!bad_scale(scale), "scale must be two float64");
+  if (const Status status = check_lists(params, {&grads, &m, &v}, {&vmax}, scale)) return status;
   CHECK(step >= 1, "steps count from 1");
   const auto update = [&](auto type) {
     using T = decltype(type);
@@ -425,11 +377,7 @@ Status adam(const Context&, TensorList params, TensorList grads, TensorList m, T
 
 Status lion(const Context&, TensorList params, TensorList grads, TensorList m, OptionalTensor scale,
             double lr, double beta1, double beta2, double weight_decay) {
-  const TensorList* const others[] = {&grads, &m};
-  if (const Status status = check_lists(params, others, 2)) return status;
-  CHECK(grads.count == params.count && m.count == params.count,
-        "needs a gradient and a moment for each parameter");
-  CHECK(!bad_scale(scale), "scale must be two float64");
+  if (const Status status = check_lists(params, {&grads, &m}, {nullptr}, scale)) return status;
   const auto step = [&](auto type) {
     using T = decltype(type);
     return each_slice<T>(
@@ -444,11 +392,7 @@ Status lion(const Context&, TensorList params, TensorList grads, TensorList m, O
 Status adafactor(const Context&, Tensor param, Tensor grad, Tensor row, OptionalTensor column,
                  OptionalTensor scale, double lr, double beta2, double eps, double clip,
                  double weight_decay) {
-  const Tensor* const others[] = {&grad};
-  if (const Status status = check_like(param, others, 1)) return status;
-  CHECK(!bad_scale(scale), "scale must be two float64");
-  CHECK(param.dtype == DType::f32, "needs float32");
-  CHECK(row.dtype == DType::f32 && is_contiguous(row), "row must be contiguous float32");
+  if (const Status status = check_adafactor(param, grad, row, column, scale)) return status;
   const int64_t n = numel(param);
   if (n == 0) return nullptr;
   auto* update = static_cast<float*>(workspace(0, static_cast<size_t>(n) * sizeof(float)));
@@ -456,12 +400,8 @@ Status adafactor(const Context&, Tensor param, Tensor grad, Tensor row, Optional
   CHECK(update && squares, kOutOfMemory);
   const auto* factor = data<const double>(scale);
   if (column.data) {
-    CHECK(param.rank >= 2, "a vector has no columns");
     const int64_t rows = param.shape[param.rank - 2], columns = param.shape[param.rank - 1],
                   matrices = n / (rows * columns);
-    CHECK(numel(row) == matrices * rows && numel(column) == matrices * columns &&
-              column.dtype == DType::f32 && is_contiguous(column),
-          "row and column have the wrong size");
     const Factored a{
         data<const float>(grad), data<float>(row), data<float>(column), update, rows, columns, beta2, eps};
     Status status =
@@ -473,7 +413,6 @@ Status adafactor(const Context&, Tensor param, Tensor grad, Tensor row, Optional
       status = launch(adafactor_update_kernel, grid_for(matrices * rows), kThreads, 0, a, factor, matrices);
     if (status) return status;
   } else {
-    CHECK(numel(row) == n, "row has the wrong size");
     const AdafactorVector a{
         data<const float>(grad),       data<float>(row),       update, static_cast<float>(beta2),
         static_cast<float>(1 - beta2), static_cast<float>(eps)};
@@ -488,17 +427,8 @@ Status adafactor(const Context&, Tensor param, Tensor grad, Tensor row, Optional
 Status adamw_8bit(const Context&, Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales,
                   OptionalTensor scale, double lr, double beta1, double beta2, double eps,
                   double weight_decay, int64_t step) {
-  const Tensor* const others[] = {&grad};
-  if (const Status status = check_like(param, others, 1)) return status;
-  const int64_t n = numel(param), blocks = ceil_div(n, kBlock8);
-  CHECK(!bad_scale(scale), "scale must be two float64");
-  CHECK(param.dtype == DType::f32 && m.dtype == DType::i8 && v.dtype == DType::u8,
-        "needs float32, int8 and uint8");
-  CHECK(same_shape(param, m) && same_shape(param, v) && is_contiguous(m) && is_contiguous(v),
-        "moments must be like param");
-  CHECK(scales.dtype == DType::f32 && numel(scales) == 2 * blocks && is_contiguous(scales),
-        "two scales per 256 elements");
-  CHECK(step >= 1, "steps count from 1");
+  if (const Status status = check_adamw_8bit(param, grad, m, v, scales, scale, step)) return status;
+  const int64_t n = numel(param), blocks = ceil_div(n, kScaleBlock);
   if (n == 0) return nullptr;
   const Adam8 a{data<float>(param),
                 data<const float>(grad),
@@ -511,7 +441,7 @@ Status adamw_8bit(const Context&, Tensor param, Tensor grad, Tensor m, Tensor v,
                 static_cast<float>(lr / (1 - power(beta1, step))),
                 static_cast<float>(::sqrt(1 - power(beta2, step))),
                 static_cast<float>(1 - lr * weight_decay)};
-  return launch(adamw_8bit_kernel, grid_for(blocks), kBlock8, 0, a, data<const double>(scale), n, blocks);
+  return launch(adamw_8bit_kernel, grid_for(blocks), kScaleBlock, 0, a, data<const double>(scale), n, blocks);
 }
 
 }  // namespace cuda

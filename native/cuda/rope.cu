@@ -1,4 +1,5 @@
 // Rotary position embedding (Su et al., arXiv 2104.09864); conventions in native/cpu/rope.cc.
+#include "core/rope.h"
 #include "cuda/declare.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
@@ -29,14 +30,7 @@ __global__ void rope_kernel(Tensor x, Tensor cosines, Tensor sines, T* out, bool
 }  // namespace
 
 Status rope(const Context&, Tensor x, Tensor cos, Tensor sin, Tensor out, int64_t interleaved, double sign) {
-  CHECK(x.rank == 4 && same_shape(x, out) && is_contiguous(out) && x.strides[3] == 1,
-        "x has rank 4 and dense rows, out is contiguous");
-  CHECK(x.shape[3] % 2 == 0, "the head size must be even");
-  CHECK(cos.rank == 3 && same_shape(cos, sin) && cos.strides[2] == 1 && sin.strides[2] == 1,
-        "cos and sin have rank 3 and dense rows");
-  CHECK(cos.shape[0] == x.shape[0] && cos.shape[1] == x.shape[2] && cos.shape[2] * 2 == x.shape[3],
-        "cos and sin do not match x");
-  CHECK(x.dtype == cos.dtype && x.dtype == sin.dtype && x.dtype == out.dtype, "dtypes differ");
+  if (const Status status = check_rope(x, cos, sin, out)) return status;
   const int64_t pairs = numel(x) / 2;
   if (pairs == 0) return nullptr;
   return dispatch_float(x.dtype, [&](auto t) {

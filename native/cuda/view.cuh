@@ -1,39 +1,12 @@
-// Shape arithmetic on the host, and the walk of a kernel over several views of one shape.
+// The walk of a kernel over several views of one shape.
 #pragma once
 
 #include "core/check.h"
-#include "core/tensor.h"
+#include "core/shape.h"
 #include "cuda/platform.cuh"
 
 namespace roots {
 namespace cuda {
-
-inline int64_t numel(const Tensor& t) {
-  int64_t n = 1;
-  for (int32_t i = 0; i < t.rank; ++i) n *= t.shape[i];
-  return n;
-}
-
-inline bool is_contiguous(const Tensor& t) {
-  int64_t expected = 1;
-  for (int32_t i = t.rank - 1; i >= 0; --i) {
-    if (t.shape[i] != 1 && t.strides[i] != expected) return false;
-    expected *= t.shape[i];
-  }
-  return true;
-}
-
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.rank != b.rank) return false;
-  for (int32_t i = 0; i < a.rank; ++i)
-    if (a.shape[i] != b.shape[i]) return false;
-  return true;
-}
-
-template <class T>
-inline T* data(const Tensor& t) {
-  return static_cast<T*>(t.data);
-}
 
 // N views of one shape, size-1 axes dropped and neighbouring axes merged where every view allows it. Passed
 // to kernels by value.

@@ -1,7 +1,7 @@
-// What one attention call computes: sizes, scale, and which keys a query may see.
+// One attention call with its operands.
 #pragma once
 
-#include "core/check.h"
+#include "core/attention.h"
 #include "core/kernels.h"
 #include "cpu/gemm/gemm.h"
 
@@ -11,61 +11,7 @@ namespace {
 
 constexpr Status kOutOfMemory = "out of memory";
 
-struct Problem {
-  int64_t B, H, Hkv, Tq, Tk, D, Dv;
-  double scale;
-  bool causal;
-  int64_t window;
-  const int64_t* starts;
-  const int64_t* lengths;
-
-  ROOTS_INLINE int64_t first_key(int64_t b, int64_t i) const {
-    int64_t first = starts ? starts[b] : 0;
-    if (window > 0 && i + Tk - Tq - window + 1 > first) first = i + Tk - Tq - window + 1;
-    return first < 0 ? 0 : first;
-  }
-  ROOTS_INLINE int64_t last_key(int64_t b, int64_t i) const {  // one past
-    int64_t last = lengths ? lengths[b] : Tk;
-    if (causal && i + Tk - Tq + 1 < last) last = i + Tk - Tq + 1;
-    return last > Tk ? Tk : last < 0 ? 0 : last;
-  }
-};
-
-// Everything but dtypes.
-Status check_shapes(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& mask,
-                    const OptionalTensor& lengths, const OptionalTensor& starts, const Tensor& out,
-                    const Tensor& lse, Problem* p) {
-  CHECK(q.rank == 4 && k.rank == 4 && v.rank == 4 && out.rank == 4 && lse.rank == 3, "needs rank 4");
-  p->B = q.shape[0];
-  p->H = q.shape[1];
-  p->Tq = q.shape[2];
-  p->D = q.shape[3];
-  p->Hkv = k.shape[1];
-  p->Tk = k.shape[2];
-  p->Dv = v.shape[3];
-  CHECK(k.shape[0] == p->B && v.shape[0] == p->B && k.shape[3] == p->D, "k does not match q");
-  CHECK(v.shape[1] == p->Hkv && v.shape[2] == p->Tk, "v does not match k");
-  CHECK(p->Hkv > 0 && p->H % p->Hkv == 0, "query heads must be a multiple of key heads");
-  CHECK(out.shape[0] == p->B && out.shape[1] == p->H && out.shape[2] == p->Tq && out.shape[3] == p->Dv,
-        "out has the wrong shape");
-  CHECK(lse.shape[0] == p->B && lse.shape[1] == p->H && lse.shape[2] == p->Tq && is_contiguous(lse),
-        "lse has the wrong shape");
-  CHECK(q.strides[3] == 1 && k.strides[3] == 1 && v.strides[3] == 1 && out.strides[3] == 1,
-        "rows must be dense");
-  if (mask.data) {
-    CHECK(mask.rank == 4, "mask must have rank 4");
-    CHECK(mask.shape[0] == p->B && mask.shape[1] == p->H && mask.shape[2] == p->Tq && mask.shape[3] == p->Tk,
-          "mask has the wrong shape");
-  }
-  const OptionalTensor* const limits[] = {&lengths, &starts};
-  for (const OptionalTensor* t : limits)
-    if (t->data)
-      CHECK(t->rank == 1 && t->shape[0] == p->B && t->dtype == DType::i64 && is_contiguous(*t),
-            "lengths and starts are int64, one per batch");
-  p->starts = static_cast<const int64_t*>(starts.data);
-  p->lengths = static_cast<const int64_t*>(lengths.data);
-  return nullptr;
-}
+using Problem = AttentionProblem;
 
 template <class T>
 ROOTS_INLINE T* head(const Tensor& t, int64_t b, int64_t h, int64_t i) {

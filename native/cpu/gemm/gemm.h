@@ -6,7 +6,7 @@
 
 #include "core/check.h"
 #include "core/context.h"
-#include "core/elementwise.h"
+#include "core/product.h"
 #include "core/status.h"
 #include "cpu/gemm/tile_size.h"
 #include "cpu/gemm/transpose.h"
@@ -16,20 +16,6 @@
 namespace roots {
 namespace ROOTS_ISA {
 namespace {
-
-enum class Activation : int64_t { none = 0, gelu_tanh = 1, gelu_erf = 2, silu = 3, relu = 4 };
-constexpr int64_t kNumActivations = 5;
-
-template <class V>
-ROOTS_INLINE V activate(Activation activation, V x) {
-  switch (activation) {
-    case Activation::gelu_tanh: return formula::gelu_tanh_formula::forward(x);
-    case Activation::gelu_erf: return formula::gelu_erf_formula::forward(x);
-    case Activation::silu: return formula::silu_formula::forward(x);
-    case Activation::relu: return formula::relu_formula::forward(x);
-    default: return x;
-  }
-}
 
 // What happens to a finished piece of C: y = activation(c + bias); pre, if given, receives c + bias.
 template <class T>
@@ -611,34 +597,6 @@ ROOTS_INLINE Status each_product(const Context& context, const Tensor& a, const 
     const Status status = run(i, Constant<false>{});
     if (status) return status;
   }
-  return nullptr;
-}
-
-// What matmul and its kin require of their operands.
-ROOTS_INLINE Status check_product(const Tensor& a, const Tensor& b, const Tensor& out) {
-  const int32_t r = out.rank;
-  CHECK(r >= 2 && a.rank == r && b.rank == r, "ranks differ");
-  CHECK(a.shape[r - 1] == b.shape[r - 2], "inner dimensions differ");
-  CHECK(a.shape[r - 2] == out.shape[r - 2] && b.shape[r - 1] == out.shape[r - 1], "shapes differ");
-  for (int32_t i = 0; i < r - 2; ++i)
-    CHECK(a.shape[i] == out.shape[i] && b.shape[i] == out.shape[i], "batch axes differ");
-  CHECK(is_contiguous(out), "out must be contiguous");
-  return nullptr;
-}
-
-// What linear and its kin require: x (M, K), weight (N, K), bias (N), out and pre (M, N).
-ROOTS_INLINE Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
-                                 const Tensor& pre, int64_t activation) {
-  CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
-  CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
-  CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
-        "out has the wrong shape");
-  CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
-                       bias.shape[0] == weight.shape[0]),
-        "bias must be contiguous, one per output");
-  CHECK(!pre.data || (pre.dtype == out.dtype && same_shape(pre, out) && is_contiguous(pre)),
-        "pre must be like out");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   return nullptr;
 }
 

@@ -91,19 +91,6 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
   return failure;
 }
 
-ROOTS_INLINE Status check_linear_i8(const Tensor& x, const Tensor& scale, const OptionalTensor& bias,
-                                    const Tensor& out, int64_t activation) {
-  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
-  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32 && scale.dtype == DType::f32, "needs float32");
-  CHECK(is_contiguous(x) && is_contiguous(out) && is_contiguous(scale), "needs contiguous tensors");
-  CHECK(numel(scale) == out.shape[1], "one scale per output");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == out.shape[1] && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
-  CHECK(x.shape[1] <= 65536, "inner dimension above 65536 could overflow int32");
-  return nullptr;
-}
-
 // y = activation(x W^T + b), x quantized per row on the fly.
 template <class Weights>
 Status linear_i8(const Context& context, const Tensor& x, const Weights& weights, const int32_t* sums,

@@ -1,7 +1,7 @@
-// What happens to an element of a product before it is stored, and what products require of their operands.
+// What happens to an element of a product before it is stored, and the products of a batch.
 #pragma once
 
-#include "core/elementwise.h"
+#include "core/product.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
 #include "cuda/view.cuh"
@@ -9,20 +9,9 @@
 namespace roots {
 namespace cuda {
 
-// The numbers of lib/ops/matmul.ts and native/cpu/gemm/gemm.h.
-enum class Activation : int64_t { none = 0, gelu_tanh = 1, gelu_erf = 2, silu = 3, relu = 4 };
-constexpr int64_t kNumActivations = 5;
-
 template <class T>
-ROOTS_DEVICE_CALL T activate(Activation activation, T x) {
-  const Number<T> v(x);
-  switch (activation) {
-    case Activation::gelu_tanh: return formula::gelu_tanh_formula::forward(v).v;
-    case Activation::gelu_erf: return formula::gelu_erf_formula::forward(v).v;
-    case Activation::silu: return formula::silu_formula::forward(v).v;
-    case Activation::relu: return formula::relu_formula::forward(v).v;
-    default: return x;
-  }
+ROOTS_DEVICE_CALL T activated(Activation activation, T x) {
+  return activate(activation, Number<T>(x)).v;
 }
 
 // out (M, N), dense rows, one batch after the other. `column_scale` and `row_scale` multiply first: the
@@ -44,36 +33,10 @@ struct Epilogue {
       value = value * (row_scale ? row_scale[row] * column_scale[column] : column_scale[column]);
     if (bias) value = value + bias[column];
     if (pre) pre[at] = value;
-    if (activation != Activation::none) value = activate(activation, value);
+    if (activation != Activation::none) value = activated(activation, value);
     out[at] = accumulate ? out[at] + value : value;
   }
 };
-
-inline Status check_product(const Tensor& a, const Tensor& b, const Tensor& out) {
-  const int32_t r = out.rank;
-  CHECK(r >= 2 && a.rank == r && b.rank == r, "ranks differ");
-  CHECK(a.shape[r - 1] == b.shape[r - 2], "inner dimensions differ");
-  CHECK(a.shape[r - 2] == out.shape[r - 2] && b.shape[r - 1] == out.shape[r - 1], "shapes differ");
-  for (int32_t i = 0; i < r - 2; ++i)
-    CHECK(a.shape[i] == out.shape[i] && b.shape[i] == out.shape[i], "batch axes differ");
-  CHECK(is_contiguous(out), "out must be contiguous");
-  return nullptr;
-}
-
-inline Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
-                           const Tensor& pre, int64_t activation) {
-  CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
-  CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
-  CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
-        "out has the wrong shape");
-  CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
-                       bias.shape[0] == weight.shape[0]),
-        "bias must be contiguous, one per output");
-  CHECK(!pre.data || (pre.dtype == out.dtype && same_shape(pre, out) && is_contiguous(pre)),
-        "pre must be like out");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
-  return nullptr;
-}
 
 // The products of one call: leading axes of a and b, of any strides, and a dense out.
 struct Batches {

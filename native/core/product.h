@@ -1,0 +1,117 @@
+// What matrix products and linear layers require of their operands, and the activations that linear layers
+// apply on the way out.
+#pragma once
+
+#include "core/check.h"
+#include "core/elementwise.h"
+#include "core/packed_i4.h"
+#include "core/shape.h"
+#include "core/status.h"
+
+namespace roots {
+namespace {
+
+// The numbers of lib/ops/matmul.ts.
+enum class Activation : int64_t { none = 0, gelu_tanh = 1, gelu_erf = 2, silu = 3, relu = 4 };
+constexpr int64_t kNumActivations = 5;
+
+template <class V>
+ROOTS_PORTABLE V activate(Activation activation, V x) {
+  switch (activation) {
+    case Activation::gelu_tanh: return formula::gelu_tanh_formula::forward(x);
+    case Activation::gelu_erf: return formula::gelu_erf_formula::forward(x);
+    case Activation::silu: return formula::silu_formula::forward(x);
+    case Activation::relu: return formula::relu_formula::forward(x);
+    default: return x;
+  }
+}
+
+// a (…, M, K), b (…, K, N), out (…, M, N) with the same leading axes.
+inline Status check_product(const Tensor& a, const Tensor& b, const Tensor& out) {
+  const int32_t r = out.rank;
+  CHECK(r >= 2 && a.rank == r && b.rank == r, "ranks differ");
+  CHECK(a.shape[r - 1] == b.shape[r - 2], "inner dimensions differ");
+  CHECK(a.shape[r - 2] == out.shape[r - 2] && b.shape[r - 1] == out.shape[r - 1], "shapes differ");
+  for (int32_t i = 0; i < r - 2; ++i)
+    CHECK(a.shape[i] == out.shape[i] && b.shape[i] == out.shape[i], "batch axes differ");
+  CHECK(is_contiguous(out), "out must be contiguous");
+  return nullptr;
+}
+
+// x (M, K), weight (N, K), bias (N), out and pre (M, N).
+inline Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
+                           const Tensor& pre, int64_t activation) {
+  CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
+  CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
+  CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
+        "out has the wrong shape");
+  CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
+                       bias.shape[0] == weight.shape[0]),
+        "bias must be contiguous, one per output");
+  CHECK(!pre.data || (pre.dtype == out.dtype && same_shape(pre, out) && is_contiguous(pre)),
+        "pre must be like out");
+  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  return nullptr;
+}
+
+// Of weights that are quantized and packed: x (M, K), bias (N) and out (M, N), all dense float32.
+inline Status check_linear_packed(const Tensor& x, const Tensor& bias, const Tensor& out,
+                                  int64_t activation) {
+  CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
+  CHECK(x.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
+  CHECK(is_contiguous(x) && is_contiguous(out), "needs contiguous tensors");
+  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == out.shape[1] && is_contiguous(bias)),
+        "one bias per output");
+  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  return nullptr;
+}
+
+// int8 weights in `bytes` bytes, scale (N). exact: sums are int32.
+inline Status check_linear_i8(const Tensor& x, const Tensor& packed, int64_t bytes, const Tensor& scale,
+                              const Tensor& bias, const Tensor& out, int64_t activation, bool exact) {
+  if (const Status status = check_linear_packed(x, bias, out, activation)) return status;
+  CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == bytes,
+        "packed has the wrong size");
+  CHECK(scale.dtype == DType::f32 && numel(scale) == out.shape[1] && is_contiguous(scale),
+        "one scale per output");
+  // 255 * 127 * K stays below 2^31: processors take activations without a sign
+  CHECK(!exact || x.shape[1] <= 65536, "inner dimension above 65536 could overflow int32");
+  return nullptr;
+}
+
+// weight (N, K) int8 and its packed form of `bytes` bytes.
+inline Status check_i8_pack(const Tensor& weight, const Tensor& packed, int64_t bytes) {
+  CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
+  CHECK(weight.dtype == DType::i8 && is_contiguous(weight), "weight must be a contiguous int8 matrix");
+  CHECK(packed.shape[0] == bytes, "packed has the wrong size");
+  return nullptr;
+}
+
+inline Status check_i4_packed(const Tensor& packed, const PackedI4& layout) {
+  CHECK(packed.dtype == DType::u8 && is_contiguous(packed) && numel(packed) == layout.total_bytes(),
+        "packed has the wrong size");
+  return nullptr;
+}
+inline Status check_group(int64_t group) {
+  CHECK(group > 0 && group % PackedI4::kBlock == 0, "group must be a multiple of 32");
+  return nullptr;
+}
+inline Status check_linear_i4(const Tensor& x, const Tensor& packed, const Tensor& bias, const Tensor& out,
+                              int64_t group, int64_t activation) {
+  if (const Status status = check_linear_packed(x, bias, out, activation)) return status;
+  if (const Status status = check_group(group)) return status;
+  return check_i4_packed(packed, PackedI4(out.shape[1], x.shape[1], group));
+}
+// q (N, K) int8, scale (N, groups) float32.
+inline Status check_i4_pack(const Tensor& q, const Tensor& scale, const Tensor& packed, int64_t group) {
+  CHECK(q.rank == 2 && q.dtype == DType::i8 && is_contiguous(q), "q must be a contiguous int8 matrix");
+  if (const Status status = check_group(group)) return status;
+  const PackedI4 layout(q.shape[0], q.shape[1], group);
+  CHECK(scale.rank == 2 && scale.dtype == DType::f32 && is_contiguous(scale) &&
+            scale.shape[0] == q.shape[0] && scale.shape[1] == layout.groups,
+        "one scale per output and group");
+  return check_i4_packed(packed, layout);
+}
+
+}  // namespace
+}  // namespace roots
