@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(kMmaThreads)
     const int block_first = static_cast<int>(tile) * kRowsPerBlock, i0 = block_first + warp * kRowsPerWarp;
     const int rows[2] = {i0 + lane / 4, i0 + lane / 4 + 8};
     const LeftInRegisters<kD> query(q.at(b, h, 0), q.row, i0, p.Tq);
-    float top[2] = {-infinity(0.0f), -infinity(0.0f)}, total[2] = {0.0f, 0.0f}, sums[kD / 8][4] = {};
+    Running softmax;
+    float sums[kD / 8][4] = {};
     const Range block = keys_of(p, b, block_first, kRowsPerBlock), own = keys_of(p, b, i0, kRowsPerWarp);
     const uint16_t *const keys = k.at(b, kv, 0), *const values = v.at(b, kv, 0);
     for_tiles<kPairBytes<kD>>(
@@ -37,38 +38,16 @@ __global__ void __launch_bounds__(kMmaThreads)
           if (!own.touches(j0, kTileRows)) return;
           float scores[kTileRows / 8][4];
           times_rows<kD>(scores, query, from, 0);
-          float best[2] = {top[0], top[1]};
 #pragma unroll
           for (int n = 0; n < kTileRows / 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) scores[n][e] *= scale;
           if (own.limits(j0, kTileRows) || p.mask.data) limit_keys(p, b, h, rows, j0, scores);
-#pragma unroll
-          for (int n = 0; n < kTileRows / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) best[e / 2] = fmaxf(best[e / 2], scores[n][e]);
-          float keep[2], shift[2], sum[2] = {0.0f, 0.0f};
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            best[r] = of_row(best[r], [](float x, float y) { return fmaxf(x, y); });
-            shift[r] = best[r] == -infinity(0.0f) ? 0.0f : best[r];
-            keep[r] = exp2_of(top[r] - shift[r]);
-            top[r] = best[r];
-          }
-#pragma unroll
-          for (int n = 0; n < kTileRows / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              scores[n][e] = exp2_of(scores[n][e] - shift[e / 2]);
-              sum[e / 2] += scores[n][e];
-            }
-      // each lane keeps the sum of its own columns until the end
-#pragma unroll
-          for (int r = 0; r < 2; ++r) total[r] = total[r] * keep[r] + sum[r];
+          softmax.weigh(scores);
 #pragma unroll
           for (int n = 0; n < kD / 8; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) sums[n][e] *= keep[e / 2];
+            for (int e = 0; e < 4; ++e) sums[n][e] *= softmax.keep[e / 2];
 #pragma unroll
           for (int s = 0; s < kTileRows / 16; ++s) {
             uint32_t weights[4];
@@ -76,7 +55,7 @@ __global__ void __launch_bounds__(kMmaThreads)
             add_product<kD>(sums, weights, from + kTileBytes<kD>, s * 16);
           }
         });
-    store_attention<kD>(p, b, h, rows, sums, top, total);
+    store_attention<kD>(p, b, h, rows, sums, softmax);
   }
 }
 

@@ -305,16 +305,47 @@ ROOTS_DEVICE float of_row(float x, const Join& join) {
   return join(x, __shfl_xor_sync(kAllLanes, x, 2));
 }
 
-// The end of the forward pass of two rows of a lane: sums of values relative to weights of 2^top, whose own
-// sums are spread over the four lanes of a row.
+// What a lane knows of the softmax of its two rows.
+struct Running {
+  float top[2] = {-infinity(0.0f), -infinity(0.0f)};
+  float total[2] = {0.0f, 0.0f};  // of the lane's own columns
+  float keep[2];                  // what the sums before count for, relative to the new maximum
+
+  // Scores in powers of two become weights.
+  template <int kN>
+  ROOTS_DEVICE void weigh(float (&scores)[kN][4]) {
+    float best[2] = {top[0], top[1]}, shift[2], sum[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) best[e / 2] = fmaxf(best[e / 2], scores[n][e]);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      best[r] = of_row(best[r], [](float x, float y) { return fmaxf(x, y); });
+      shift[r] = best[r] == -infinity(0.0f) ? 0.0f : best[r];
+      keep[r] = exp2_of(top[r] - shift[r]);
+      top[r] = best[r];
+    }
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        scores[n][e] = exp2_of(scores[n][e] - shift[e / 2]);
+        sum[e / 2] += scores[n][e];
+      }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) total[r] = total[r] * keep[r] + sum[r];
+  }
+};
+
+// The end of the forward pass of two rows of a lane.
 template <int kD>
 ROOTS_DEVICE void store_attention(const Problem& p, int64_t b, int64_t h, const int (&rows)[2],
-                                  const float (&sums)[kD / 8][4], const float (&top)[2],
-                                  const float (&total)[2]) {
+                                  const float (&sums)[kD / 8][4], const Running& softmax) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float all = of_row(total[r], [](float x, float y) { return x + y; });
+    const float all = of_row(softmax.total[r], [](float x, float y) { return x + y; });
     if (rows[r] >= p.Tq) continue;
     const float inverse = all == 0.0f ? 0.0f : 1.0f / all;
 #pragma unroll
@@ -326,7 +357,7 @@ ROOTS_DEVICE void store_attention(const Problem& p, int64_t b, int64_t h, const 
       }
     if (lane % 4 == 0)
       static_cast<float*>(p.lse.data)[(b * p.H + h) * p.Tq + rows[r]] =
-          all == 0.0f ? -infinity(0.0f) : top[r] * kLn2 + log_of(all);
+          all == 0.0f ? -infinity(0.0f) : softmax.top[r] * kLn2 + log_of(all);
   }
 }
 

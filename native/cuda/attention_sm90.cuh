@@ -51,38 +51,6 @@ ROOTS_DEVICE uint64_t along_rows(uint32_t tile, int step) {
   return hopper::descriptor(tile + static_cast<uint32_t>(step * 16 * hopper::kSwizzledRow), kBoxBytes, 1024);
 }
 
-// What a lane knows of the softmax of its two rows.
-struct Running {
-  float top[2] = {-infinity(0.0f), -infinity(0.0f)};
-  float total[2] = {0.0f, 0.0f};  // of the lane's own columns
-  float keep[2];                  // what the sums before count for, relative to the new maximum
-
-  // Scores in powers of two become weights.
-  ROOTS_DEVICE void weigh(float (&scores)[kKeys / 8][4]) {
-    float best[2] = {top[0], top[1]}, shift[2], sum[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) best[e / 2] = fmaxf(best[e / 2], scores[n][e]);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      best[r] = of_row(best[r], [](float x, float y) { return fmaxf(x, y); });
-      shift[r] = best[r] == -infinity(0.0f) ? 0.0f : best[r];
-      keep[r] = exp2_of(top[r] - shift[r]);
-      top[r] = best[r];
-    }
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        scores[n][e] = exp2_of(scores[n][e] - shift[e / 2]);
-        sum[e / 2] += scores[n][e];
-      }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) total[r] = total[r] * keep[r] + sum[r];
-  }
-};
-
 template <int kD>
 __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ hopper::TensorMap map_q,
@@ -205,7 +173,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::products_wait<P, 0>();
     hopper::products_done<P>(sums);
   }
-  store_attention<kD>(p, b, h, rows, sums, softmax.top, softmax.total);
+  store_attention<kD>(p, b, h, rows, sums, softmax);
 #endif
 }
 
