@@ -121,6 +121,14 @@ if (emulated) {
         [HGMMA_LEFT, 8],
       ],
     ],
+    [
+      'attention_bf16_backward',
+      /sm90_attention15backward_kernel/,
+      (name) => [
+        [HGMMA, 2 * perTile(name)],
+        [HGMMA_LEFT, 4],
+      ],
+    ],
   ]) {
     const cubin = join(out, `${source}.cubin`);
     const flags = '-std=c++17 -O3 -Inative -cubin -gencode=arch=compute_90a,code=sm_90a';

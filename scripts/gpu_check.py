@@ -625,7 +625,7 @@ def attention(c, shapes):
 
 
 def hopper(c):
-    """What runs only where ROOTS_CUDA_HOPPER=1 asks for it, gemm/sm90.cuh and attention_sm90.cuh: correctness, then speed."""
+    """What runs only where ROOTS_CUDA_HOPPER=1 asks for it, gemm/sm90.cuh and attention_sm90*.cuh: correctness, then speed."""
     bf16 = torch.bfloat16
     sizes = [(128, 256, 64), (64, 64, 64), (129, 300, 200), (257, 513, 448)]
     if not c.m.emulated:
@@ -657,6 +657,17 @@ def hopper(c):
              lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal), "torch SDPA bfloat16",
              4 * 2 * 16 * T * T * D / (2 if causal else 1) / 1e12, "TFLOP/s",
              f"{'causal' if causal else 'full'}, 32 heads, T {T}, D {D}")
+        q, k, v, g = (c.randn(2, 16, T, D) for _ in range(4))
+        dq, dk, dv, o = (torch.empty(2, 16, T, D, device="cuda") for _ in range(4))
+        c.m("attention_bf16_forward", q, k, v, None, None, None, o, lse, D ** -0.5, int(causal), 0)
+        leaves = [t.to(bf16).requires_grad_() for t in (q, k, v)]
+        y, gh = F.scaled_dot_product_attention(*leaves, is_causal=causal), g.to(bf16)
+        duel(c, "attention_bf16_backward (Hopper)",
+             lambda: c.m("attention_bf16_backward", g, q, k, v, None, None, None, o, lse, dq, dk, dv, None,
+                         D ** -0.5, int(causal), 0),
+             lambda: torch.autograd.grad(y, leaves, gh, retain_graph=True), "torch SDPA bfloat16",
+             2.5 * 4 * 2 * 16 * T * T * D / (2 if causal else 1) / 1e12, "TFLOP/s",
+             f"{'causal' if causal else 'full'}, 32 heads, T {T}, D {D}, gradients in float32")
     for n in (1024, 4096, 8192):
         a, b = c.randn(n, n).to(bf16), c.randn(n, n).to(bf16)
         o, o16 = (torch.empty(n, n, device="cuda", dtype=d) for d in (torch.float32, bf16))

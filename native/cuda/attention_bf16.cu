@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kMmaThreads)
           for (int n = 0; n < kTileRows / 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) scores[n][e] *= scale;
-          if (own.limits(j0, kTileRows) || p.mask.data) limit_keys(p, b, h, rows, j0, scores);
+          if (own.limits(j0, kTileRows) || p.mask.data) limit_keys<true>(p, b, h, rows, j0, scores);
           softmax.weigh(scores);
 #pragma unroll
           for (int n = 0; n < kD / 8; ++n)
@@ -67,8 +67,9 @@ Status forward_tiles(const Problem& p) {
   if (const Status status = head_rows(p.v, kD, 3, &v)) return status;
   if (hopper::wanted() && sm90_attention::fits(p)) {
     hopper::TensorMap map_q, map_k, map_v;
-    if (sm90_attention::map_of(q, p.q, kD, &map_q) && sm90_attention::map_of(k, p.k, kD, &map_k) &&
-        sm90_attention::map_of(v, p.v, kD, &map_v))
+    if (sm90_attention::map_of(q, p.q, kD, sm90_attention::kQueries, &map_q) &&
+        sm90_attention::map_of(k, p.k, kD, sm90_attention::kKeys, &map_k) &&
+        sm90_attention::map_of(v, p.v, kD, sm90_attention::kKeys, &map_v))
       return sm90_attention::forward<kD>(p, map_q, map_k, map_v);
   }
   const int64_t tiles = ceil_div(p.Tq, kRowsPerBlock), jobs = p.B * p.H * tiles;

@@ -286,15 +286,15 @@ ROOTS_DEVICE void limit(float (&scores)[kN][4], int r, const Columns& seen, cons
       if (!visible) score = -infinity(0.0f);
     }
 }
-// The same of queries as rows and keys from j0 on as columns.
-template <int kN>
+// The same of queries as rows and keys from j0 on as columns; kMask: there may be a mask.
+template <bool kMask, int kN>
 ROOTS_DEVICE void limit_keys(const Problem& p, int64_t b, int64_t h, const int (&rows)[2], int64_t j0,
                              float (&scores)[kN][4]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r)
     if (rows[r] < p.Tq)
       limit(scores, r, columns_of(p.first_key(b, rows[r]), p.last_key(b, rows[r]), j0),
-            p.mask.data ? row_of<float>(p.mask, b, h, rows[r]) + j0 * p.mask.strides[3] : nullptr,
+            kMask && p.mask.data ? row_of<float>(p.mask, b, h, rows[r]) + j0 * p.mask.strides[3] : nullptr,
             p.mask.strides[3]);
 }
 

@@ -6,61 +6,13 @@
 // are the same on every run; the price is that scores are computed twice.
 #include <type_traits>
 
-#include "cuda/attention_bf16.cuh"
+#include "cuda/attention_gradients.cuh"
+#include "cuda/attention_sm90_backward.cuh"
 #include "cuda/declare.cuh"
 
 namespace roots {
 namespace cuda {
 namespace {
-
-// What every query brings along, T of a head padded to whole tiles: the log-sum-exp in powers of two (plus
-// infinity where a query sees nothing or is none: its weights become zero) and delta = rowsum(dO * O).
-struct Queries {
-  float *lse, *delta;
-  int64_t padded;
-  ROOTS_DEVICE int64_t at(const Problem& p, int64_t b, int64_t h, int64_t i) const {
-    return (b * p.H + h) * padded + i;
-  }
-};
-
-// A warp per query.
-__global__ void __launch_bounds__(kThreads)
-    queries_kernel(Problem p, Tensor dout, Queries queries, int64_t rows) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; r < rows; r += warps) {
-    const int64_t i = r % queries.padded, h = r / queries.padded % p.H, b = r / queries.padded / p.H;
-    float sum = 0.0f, lse = infinity(0.0f);
-    if (i < p.Tq) {
-      const float *g = row_of<float>(dout, b, h, i), *o = row_of<float>(p.out, b, h, i);
-      for (int64_t d = lane; d < p.Dv; d += kWarp) sum = fmaf(g[d], o[d], sum);
-      const float own = static_cast<const float*>(p.lse.data)[(b * p.H + h) * p.Tq + i];
-      if (own != -infinity(0.0f)) lse = own * kLog2e;
-    }
-    sum = warp_reduce<Sum>(sum);
-    if (lane == 0) {
-      queries.lse[r] = lse;
-      queries.delta[r] = sum;
-    }
-  }
-}
-
-// Rows of sums (16, kD), scaled, into a float32 tensor.
-template <int kD>
-ROOTS_DEVICE void store_rows(const Tensor& to, int64_t b, int64_t h, const int (&rows)[2],
-                             const float (&sums)[kD / 8][4], float scale) {
-  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    if (rows[r] >= to.shape[2]) continue;
-    float* row = row_of<float>(to, b, h, rows[r]);
-#pragma unroll
-    for (int n = 0; n < kD / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        if (n * 8 + column + e < to.shape[3]) row[n * 8 + column + e] = sums[n][2 * r + e] * scale;
-  }
-}
 
 // Keys whose scores are in registers at a time: wide heads leave room for few.
 template <int kD>
@@ -108,7 +60,7 @@ __global__ void __launch_bounds__(kMmaThreads)
             for (int n = 0; n < kAtOnce / 8; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e) weights[n][e] *= scale;
-            if (limited) limit_keys(p, b, h, rows, j0 + part, weights);
+            if (limited) limit_keys<true>(p, b, h, rows, j0 + part, weights);
 #pragma unroll
             for (int n = 0; n < kAtOnce / 8; ++n)
 #pragma unroll
@@ -128,32 +80,6 @@ __global__ void __launch_bounds__(kMmaThreads)
 
 // --- keys as rows
 // -----------------------------------------------------------------------------------------------
-
-// The queries that see key j.
-ROOTS_DEVICE int64_t first_query(const Problem& p, int64_t j) {
-  const int64_t first = j - (p.Tk - p.Tq);
-  return p.causal && first > 0 ? first : 0;
-}
-ROOTS_DEVICE int64_t last_query(const Problem& p, int64_t j) {  // one past
-  const int64_t last = j - (p.Tk - p.Tq) + p.window;
-  return p.window > 0 && last < p.Tq ? last : p.Tq;
-}
-// The keys of a batch that are not padding.
-ROOTS_DEVICE int64_t start_of(const Problem& p, int64_t b) {
-  return p.starts && p.starts[b] > 0 ? p.starts[b] : 0;
-}
-ROOTS_DEVICE int64_t end_of(const Problem& p, int64_t b) {
-  return p.lengths && p.lengths[b] < p.Tk ? p.lengths[b] : p.Tk;
-}
-ROOTS_DEVICE Range queries_of(const Problem& p, int64_t b, int64_t j0, int64_t count) {
-  int64_t first = start_of(p, b), last = end_of(p, b);
-  first = first > j0 ? first : j0;
-  last = last < j0 + count ? last : j0 + count;
-  if (first >= last) return {0, 0, 0, 0};
-  const bool whole = last - first == count;
-  return range_of(first_query(p, first), last_query(p, last - 1), first_query(p, last - 1),
-                  whole ? last_query(p, first) : 0);
-}
 
 // Sums of wide heads fill the registers: their keys and values stay in shared memory, with smaller tiles of
 // queries beside them.
@@ -230,17 +156,7 @@ __global__ void __launch_bounds__(kMmaThreads)
             for (int n = 0; n < kAtOnce / 8; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e) weights[n][e] *= scale;
-            if (limited) {
-#pragma unroll
-              for (int r = 0; r < 2; ++r) {
-                const int j = rows[r];
-                const bool real = j >= start_of(p, b) && j < end_of(p, b);
-                limit(weights, r, columns_of(first_query(p, j), real ? last_query(p, j) : 0, i0 + part),
-                      real && p.mask.data ? row_of<float>(p.mask, b, h, i0 + part) + j * p.mask.strides[3]
-                                          : nullptr,
-                      p.mask.strides[2]);
-              }
-            }
+            if (limited) limit_queries<true>(p, b, h, rows, i0 + part, weights);
             const float* lse = numbers + t % 2 * Plan::kNumbers + part + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < kAtOnce / 8; ++n)
@@ -287,6 +203,24 @@ Status backward_mma(const Problem& p, const Tensor& dout, const Tensor& dq, cons
     if (const Status status =
             launch(queries_kernel, grid_for(ceil_div(rows, kWarps)), kThreads, 0, p, dout, queries, rows))
       return status;
+    using sm90_attention::Own;
+    sm90_attention::Maps over_keys, over_queries;
+    const auto map_of = [](const HeadRows& x, const Tensor& t, int i, hopper::TensorMap(&own)[2],
+                           hopper::TensorMap(&tiles)[2]) {
+      if (!sm90_attention::map_of(x, t, kD, sm90_attention::kTile, &own[i])) return false;
+      tiles[i] = own[i];
+      return true;
+    };
+    if (hopper::wanted() && sm90_attention::fits(p) && !p.mask.data &&
+        map_of(q, p.q, 0, over_keys.own, over_queries.tiles) &&
+        map_of(g, dout, 1, over_keys.own, over_queries.tiles) &&
+        map_of(k, p.k, 0, over_queries.own, over_keys.tiles) &&
+        map_of(v, p.v, 1, over_queries.own, over_keys.tiles)) {
+      if (const Status status =
+              sm90_attention::backward<kD, Own::queries>(p, over_keys, queries, dq, Tensor{}))
+        return status;
+      return sm90_attention::backward<kD, Own::keys>(p, over_queries, queries, dk, dv);
+    }
     const int64_t tiles = ceil_div(p.Tq, kRowsPerBlock), jobs = p.B * p.H * tiles;
     if (const Status status = launch(mma_dq_kernel<kD>, grid_for(jobs), kMmaThreads, 2 * kPairBytes<kD>, p, q,
                                      k, v, g, queries, dq, tiles, jobs))

@@ -41,14 +41,15 @@ ROOTS_DEVICE void load(const hopper::TensorMap* map, hopper::Barrier* full, unsi
 }
 
 // 16 elements of the rows from `row` on, the step-th of the head: an operand that is contiguous along K.
-ROOTS_DEVICE uint64_t along_head(uint32_t tile, int row, int step) {
+ROOTS_DEVICE uint64_t along_head(uint32_t tile, int row, int step, int box_bytes) {
   return hopper::descriptor(
-      tile + static_cast<uint32_t>(step / 4 * kBoxBytes + row * hopper::kSwizzledRow + step % 4 * 32), 16,
+      tile + static_cast<uint32_t>(step / 4 * box_bytes + row * hopper::kSwizzledRow + step % 4 * 32), 16,
       1024);
 }
 // All columns of 16 rows, the step-th of the tile: contiguous along N.
-ROOTS_DEVICE uint64_t along_rows(uint32_t tile, int step) {
-  return hopper::descriptor(tile + static_cast<uint32_t>(step * 16 * hopper::kSwizzledRow), kBoxBytes, 1024);
+ROOTS_DEVICE uint64_t along_rows(uint32_t tile, int step, int box_bytes) {
+  return hopper::descriptor(tile + static_cast<uint32_t>(step * 16 * hopper::kSwizzledRow),
+                            static_cast<uint32_t>(box_bytes), 1024);
 }
 
 template <int kD>
@@ -118,8 +119,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::products_begin();
 #pragma unroll
     for (int step = 0; step < kD / 16; ++step)
-      hopper::multiply<P, false, false>(scores, along_head(queries, (group - 1) * 64, step),
-                                        along_head(keys + s * kBytes<kD>, 0, step), step > 0);
+      hopper::multiply<P, false, false>(scores, along_head(queries, (group - 1) * 64, step, kBoxBytes),
+                                        along_head(keys + s * kBytes<kD>, 0, step, kBoxBytes), step > 0);
     hopper::products_commit<P>();
   };
   const auto add_values = [&](int t) {
@@ -128,7 +129,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::products_begin();
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step)
-      hopper::multiply_left<P, true>(sums, weights[step], along_rows(values + s * kBytes<kD>, step), true);
+      hopper::multiply_left<P, true>(sums, weights[step],
+                                     along_rows(values + s * kBytes<kD>, step, kBoxBytes), true);
     hopper::products_commit<P>();
   };
   // of the scores that have been waited for
@@ -140,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) scores[n][e] *= scale;
-    if (own.limits(j0, kKeys) || p.mask.data) limit_keys(p, b, h, rows, j0, scores);
+    if (own.limits(j0, kKeys) || p.mask.data) limit_keys<true>(p, b, h, rows, j0, scores);
     softmax.weigh(scores);
   };
   const auto round_weights = [&] {
@@ -178,7 +180,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // The map of rows as TMA reads them, or false where it cannot.
-inline bool map_of(const HeadRows& x, const Tensor& shape, int64_t width, hopper::TensorMap* map) {
+inline bool map_of(const HeadRows& x, const Tensor& shape, int64_t width, int32_t box_rows,
+                   hopper::TensorMap* map) {
   const int64_t counts[] = {shape.shape[2], shape.shape[1], shape.shape[0]},
                 strides[] = {x.row, x.head, x.batch};
   int64_t pitches[3];
@@ -187,7 +190,7 @@ inline bool map_of(const HeadRows& x, const Tensor& shape, int64_t width, hopper
     pitches[i] = counts[i] == 1 ? width * 2 : strides[i] * 2;
     if (pitches[i] <= 0 || pitches[i] % 16 != 0 || pitches[i] >= int64_t{1} << 40) return false;
   }
-  return hopper::make_heads_map(map, x.data, width, counts, pitches, kKeys) == nullptr;
+  return hopper::make_heads_map(map, x.data, width, counts, pitches, box_rows) == nullptr;
 }
 
 // Whether there is enough work for tiles of this size.

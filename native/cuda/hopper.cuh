@@ -100,6 +100,8 @@ struct Copy {
   Barrier* barrier;
   unsigned char* to;
   int32_t x, y, head, batch;
+  const void* bytes;  // not null: `count` of them as they are
+  int32_t count;
 };
 template <class P>
 struct Product {
@@ -149,6 +151,12 @@ inline void barrier_arrive_expect(Barrier* b, int bytes) {
   barrier_arrive(b);
 }
 inline void copy_box(const Copy& c) {
+  if (c.bytes) {
+    memcpy(c.to, c.bytes, static_cast<size_t>(c.count));
+    c.barrier->bytes -= c.count;
+    complete_phase(c.barrier);
+    return;
+  }
   const TensorMap& m = c.map;
   const uint32_t base = shared_address(c.to);
   for (int32_t r = 0; r < m.box_rows; ++r)
@@ -176,11 +184,16 @@ inline void barrier_wait(Barrier* b, uint32_t phase) {
 inline void copy_async(const TensorMap* map, Barrier* barrier, void* to, int32_t x, int32_t y,
                        int32_t head = 0, int32_t batch = 0) {
   if (shared_address(to) % kAlignment != 0) emulator::fail("a box that is not aligned");
-  pending_copies().push_back({*map, barrier, static_cast<unsigned char*>(to), x, y, head, batch});
+  pending_copies().push_back({*map, barrier, static_cast<unsigned char*>(to), x, y, head, batch, nullptr, 0});
 }
 inline void copy_head(const TensorMap* map, Barrier* barrier, void* to, int32_t x, int32_t y, int32_t head,
                       int32_t batch) {
   copy_async(map, barrier, to, x, y, head, batch);
+}
+inline void copy_bytes(Barrier* barrier, void* to, const void* from, int32_t count) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || shared_address(to) % 16 != 0 || count % 16 != 0)
+    emulator::fail("bytes that are not aligned");
+  pending_copies().push_back({{}, barrier, static_cast<unsigned char*>(to), 0, 0, 0, 0, from, count});
 }
 template <int kCount>
 inline void more_registers() {}
@@ -315,6 +328,14 @@ ROOTS_DEVICE void copy_head(const TensorMap* map, Barrier* barrier, void* to, in
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(head), "r"(batch)
       : "memory");
 }
+// Bytes as they are; addresses and count are multiples of 16.
+ROOTS_DEVICE void copy_bytes(Barrier* barrier, void* to, const void* from, int32_t count) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(count), "r"(shared_address(barrier))
+      : "memory");
+}
 // A warp group takes registers that another gave up.
 template <int kCount>
 ROOTS_DEVICE void more_registers() {
@@ -386,6 +407,13 @@ ROOTS_DEVICE void multiply(typename P::Accumulator (&d)[kBlocks][4], uint64_t a,
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" ROOTS_NUMBERS_128
         "}, %128, %129, go, 1, 1, %131, %132;\n}"
         : ROOTS_32_BLOCKS("+f")
+        : "l"(a), "l"(b), "r"(go), "n"(kAlongM ? 1 : 0), "n"(kAlongN ? 1 : 0));
+  } else if constexpr (kBlocks == 8) {
+    asm volatile(
+        "{\n.reg .pred go;\nsetp.ne.b32 go, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" ROOTS_NUMBERS_32
+        "}, %32, %33, go, 1, 1, %35, %36;\n}"
+        : ROOTS_8_BLOCKS("+f", 0)
         : "l"(a), "l"(b), "r"(go), "n"(kAlongM ? 1 : 0), "n"(kAlongN ? 1 : 0));
   } else {
     static_assert(kBlocks == 16, "no such product");

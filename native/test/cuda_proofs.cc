@@ -115,6 +115,18 @@ Protocol attention_protocol(int stages, int depth) {
   return p;
 }
 
+// As the product, or without the overlap of neighbouring tiles.
+Protocol gradient_protocol(int stages, int depth) {
+  Protocol p{"attention_sm90_backward.cuh", 1, stages, depth, {}, {}};
+  for (int t = 0; t < depth; ++t) {
+    p.loader.push_back({Step::wait_empty, 0, t});
+    p.loader.push_back({Step::copy, 0, t});
+    p.consumer.push_back({Step::wait_full, 0, t});
+    p.consumer.push_back({Step::release, 0, t});
+  }
+  return p;
+}
+
 // Everything that decides what may happen next.
 struct State {
   Barrier full[kMostRings][kMostStages], empty[kMostRings][kMostStages];
@@ -217,7 +229,8 @@ struct Model {
 
 void barriers() {
   for (const auto& [make, most_stages, most_depth] :
-       {std::tuple(&gemm_protocol, 4, 9), std::tuple(&attention_protocol, 3, 6)}) {
+       {std::tuple(&gemm_protocol, 4, 9), std::tuple(&attention_protocol, 3, 6),
+        std::tuple(&gradient_protocol, 3, 7)}) {
     size_t states = 0;
     for (int stages = 2; stages <= most_stages; ++stages)
       for (int depth = 1; depth <= most_depth; ++depth) {
