@@ -185,10 +185,7 @@ Status linear_w4a16(const Context&, Tensor x, Tensor packed, OptionalTensor bias
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   const PackedI4 s(N, K, group);
   if (M == 0 || N == 0) return nullptr;
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.bias = data<float>(bias);
-  epilogue.activation = static_cast<Activation>(activation);
+  const auto epilogue = linear_epilogue<float>(bias, out, {}, activation);
   if (M <= kFewRows)
     return launch(few_rows_kernel, grid_for(s.panels), kThreads, 0, data<const float>(x),
                   data<const uint8_t>(packed), M, N, K, s, epilogue);

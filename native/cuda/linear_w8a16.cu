@@ -25,11 +25,8 @@ Status linear_w8a16(const Context&, Tensor x, Tensor packed, Tensor scale, Optio
     return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   if (M == 0 || N == 0) return nullptr;
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.bias = data<float>(bias);
+  auto epilogue = linear_epilogue<float>(bias, out, {}, activation);
   epilogue.column_scale = data<float>(scale);
-  epilogue.activation = static_cast<Activation>(activation);
   const few::Operand<Byte> weights{data<const int8_t>(packed), shape.row_bytes, 1};
   if (few::fits(M, weights))
     return few::product<float, few::Exact<float>>(M, N, K, {data<const float>(x), K, 1}, weights, epilogue);

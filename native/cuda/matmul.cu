@@ -25,9 +25,7 @@ Status matmul(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumulate
   const int32_t r = out.rank;
   return dispatch_float(a.dtype, [&](auto t) {
     using T = decltype(t);
-    Epilogue<T> epilogue;
-    epilogue.out = data<T>(out);
-    epilogue.accumulate = accumulate != 0;
+    const auto epilogue = product_epilogue<T>(out, accumulate);
     return product<T>(out.shape[r - 2], out.shape[r - 1], a.shape[r - 1],
                       {data<T>(a), a.strides[r - 2], a.strides[r - 1]},
                       {data<T>(b), b.strides[r - 1], b.strides[r - 2]}, Batches(a, b, out), epilogue);
@@ -40,11 +38,7 @@ Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tens
   CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
   return dispatch_float(x.dtype, [&](auto t) {
     using T = decltype(t);
-    Epilogue<T> epilogue;
-    epilogue.out = data<T>(out);
-    epilogue.pre = data<T>(pre);
-    epilogue.bias = data<T>(bias);
-    epilogue.activation = static_cast<Activation>(activation);
+    const auto epilogue = linear_epilogue<T>(bias, out, pre, activation);
     return product<T>(x.shape[0], weight.shape[0], x.shape[1], {data<T>(x), x.strides[0], x.strides[1]},
                       {data<T>(weight), weight.strides[0], weight.strides[1]}, Batches(), epilogue);
   });

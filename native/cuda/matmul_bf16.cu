@@ -98,9 +98,7 @@ Status matmul_bf16(const Context&, Tensor a, Tensor b, Tensor out, int64_t accum
         "needs float32 or bfloat16, float32 out");
   const int32_t r = out.rank;
   const int64_t M = out.shape[r - 2], N = out.shape[r - 1];
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.accumulate = accumulate != 0;
+  const auto epilogue = product_epilogue<float>(out, accumulate);
   return product(M, N, a.shape[r - 1], operand(a, a.strides[r - 2], a.strides[r - 1]),
                  operand(b, b.strides[r - 1], b.strides[r - 2]), Batches(a, b, out), epilogue);
 }
@@ -110,11 +108,7 @@ Status linear_bf16(const Context&, Tensor x, Tensor weight, OptionalTensor bias,
   if (const Status status = check_linear(x, weight, bias, out, pre, activation)) return status;
   CHECK(float_or_bf16(x) && float_or_bf16(weight) && out.dtype == DType::f32,
         "needs float32 or bfloat16, float32 out");
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.pre = data<float>(pre);
-  epilogue.bias = data<float>(bias);
-  epilogue.activation = static_cast<Activation>(activation);
+  const auto epilogue = linear_epilogue<float>(bias, out, pre, activation);
   const int64_t M = x.shape[0], N = weight.shape[0];
   return product(M, N, x.shape[1], operand(x, x.strides[0], x.strides[1]),
                  operand(weight, weight.strides[0], weight.strides[1]), Batches(), epilogue);

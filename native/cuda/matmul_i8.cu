@@ -88,12 +88,9 @@ Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, Option
   CHECK(quantized && row_scale, kOutOfMemory);
   if (const Status status = quantize_rows_padded(data<float>(x), quantized, row_scale, M, K, shape.row_bytes))
     return status;
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.bias = data<float>(bias);
+  auto epilogue = linear_epilogue<float>(bias, out, {}, activation);
   epilogue.row_scale = row_scale;
   epilogue.column_scale = data<float>(scale);
-  epilogue.activation = static_cast<Activation>(activation);
   return sm90::gemm_i8(M, N, shape.row_bytes, quantized, data<int8_t>(packed),
                        sm80::StoreFloat{epilogue, M, N});
 }

@@ -11,9 +11,7 @@ Status matmul_tf32(const Context&, Tensor a, Tensor b, Tensor out, int64_t accum
   CHECK(a.dtype == DType::f32 && b.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
   const int32_t r = out.rank;
   const int64_t M = out.shape[r - 2], N = out.shape[r - 1];
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.accumulate = accumulate != 0;
+  const auto epilogue = product_epilogue<float>(out, accumulate);
   return sm80::gemm<Tf32Product>(M, N, a.shape[r - 1],
                                  {a.data, sm80::Source::f32, a.strides[r - 2], a.strides[r - 1]},
                                  {b.data, sm80::Source::f32, b.strides[r - 1], b.strides[r - 2]},
@@ -24,11 +22,7 @@ Status linear_tf32(const Context&, Tensor x, Tensor weight, OptionalTensor bias,
                    OptionalTensor pre, int64_t activation) {
   if (const Status status = check_linear(x, weight, bias, out, pre, activation)) return status;
   CHECK(x.dtype == DType::f32 && weight.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
-  Epilogue<float> epilogue;
-  epilogue.out = data<float>(out);
-  epilogue.pre = data<float>(pre);
-  epilogue.bias = data<float>(bias);
-  epilogue.activation = static_cast<Activation>(activation);
+  const auto epilogue = linear_epilogue<float>(bias, out, pre, activation);
   const int64_t M = x.shape[0], N = weight.shape[0];
   return sm80::gemm<Tf32Product>(M, N, x.shape[1], {x.data, sm80::Source::f32, x.strides[0], x.strides[1]},
                                  {weight.data, sm80::Source::f32, weight.strides[0], weight.strides[1]},

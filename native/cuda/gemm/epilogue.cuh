@@ -38,6 +38,24 @@ struct Epilogue {
   }
 };
 
+// Of a product, out = or += a b, and of a linear layer.
+template <class T>
+Epilogue<T> product_epilogue(const Tensor& out, int64_t accumulate) {
+  Epilogue<T> epilogue;
+  epilogue.out = data<T>(out);
+  epilogue.accumulate = accumulate != 0;
+  return epilogue;
+}
+template <class T>
+Epilogue<T> linear_epilogue(const Tensor& bias, const Tensor& out, const Tensor& pre, int64_t activation) {
+  Epilogue<T> epilogue;
+  epilogue.out = data<T>(out);
+  epilogue.pre = data<T>(pre);
+  epilogue.bias = data<T>(bias);
+  epilogue.activation = static_cast<Activation>(activation);
+  return epilogue;
+}
+
 // The products of one call: leading axes of a and b, of any strides, and a dense out.
 struct Batches {
   int32_t rank = 0;

@@ -4,7 +4,7 @@
 //
 // A block of eight warps computes 128 x 128, a warp 64 x 32. Tiles of 64 bytes of K pass through two buffers
 // of shared memory; the next tile is on its way from global memory, in registers, while the current one is
-// multiplied. Rows of a buffer are 20 words apart, so that the 32 lanes of a fragment load touch 32 banks.
+// multiplied. Rows of a buffer are 20 words apart: eight of them, 16 bytes each, touch all banks.
 #pragma once
 
 #include "cuda/gemm/epilogue.cuh"
@@ -107,9 +107,10 @@ ROOTS_DEVICE void put(const uint32_t (&words)[kPerThread], bool along_k, uint32_
 template <class P, class Finish>
 __global__ void __launch_bounds__(kThreads)
     gemm_kernel(int64_t M, int64_t N, int64_t K, Operand a, Operand b, Batches batches, Finish finish) {
-  __shared__ uint32_t ta[2][kTileM][kPitch], tb[2][kTileN][kPitch];
+  alignas(16) __shared__ uint32_t ta[2][kTileM][kPitch], tb[2][kTileN][kPitch];
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int row0 = warp / 4 * 64 + lane / 4, column0 = warp % 4 * 32 + lane / 4, word0 = lane % 4;
+  // the rows of the tiles that this lane points to (gemm/mma.cuh, load_matrices)
+  const int row0 = warp / 4 * 64 + lane % 16, column0 = warp % 4 * 32 + lane / 16 * 8 + lane % 8;
   const int64_t i0 = static_cast<int64_t>(blockIdx.x) * kTileM,
                 j0 = static_cast<int64_t>(blockIdx.y) * kTileN;
   constexpr int kDepth = kWords * P::kPerWord;
@@ -133,19 +134,18 @@ __global__ void __launch_bounds__(kThreads)
       }
 #pragma unroll
       for (int w = 0; w < kWords; w += 8) {
-        uint32_t fa[4][4], fb[4][2];
+        uint32_t fa[4][4], fb[2][4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) load_matrices(fa[i], &ta[buffer][row0 + 16 * i][w + lane / 16 * 4]);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) load_matrices(fb[j], &tb[buffer][column0 + 16 * j][w + lane / 8 % 2 * 4]);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
 #pragma unroll
-          for (int r = 0; r < 4; ++r) fa[i][r] = ta[buffer][row0 + 16 * i + r % 2 * 8][w + word0 + r / 2 * 4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-#pragma unroll
-          for (int r = 0; r < 2; ++r) fb[j][r] = tb[buffer][column0 + 8 * j][w + word0 + r * 4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) mma<P>(sum[i][j], fa[i], fb[j]);
+          for (int j = 0; j < 4; ++j) {
+            const uint32_t column[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
+            mma<P>(sum[i][j], fa[i], column);
+          }
       }
     }
     // Each warp passes its sums through its own part of the buffers, 32 rows at a time, and stores whole rows
