@@ -43,7 +43,7 @@ struct HeadRows {
   }
 };
 
-// Two elements of a row by one load, where four bytes (bfloat16) or eight (float32) are aligned.
+// Two elements of a float32 row by one load.
 struct alignas(8) FloatPair {
   float low, high;
 };
