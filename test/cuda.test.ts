@@ -70,6 +70,7 @@ describeEmulated(
   `CUDA kernels, emulated${existsSync(emulated) ? '' : ' (skipped: npm run build:cuda-emulated first)'}`,
   () => {
     const env = { ROOTS_CUDA_MODULE: emulated };
+    const hopper = { ...env, ROOTS_CUDA_HOPPER: '1' };
     it('results follow their inputs; mixing devices names both', () => {
       expect(
         run(
@@ -192,7 +193,7 @@ describeEmulated(
           if (different) wrong.push([turnA, turnB, dtype, different]);
         }
         print(wrong);`;
-      expect(run(source, env)).toEqual([]);
+      expect(run(source, hopper)).toEqual([]);
     });
     it('Hopper products of int8 give W8A8 the numbers of the CPU', () => {
       const source = `
@@ -202,8 +203,33 @@ describeEmulated(
         const [cx, cq, cs, cb] = [x, q, scale, bias].map((t) => roots.toDevice(t, 'cuda'));
         const got = roots.linearW8A8(cx, roots.packI8(cq), cs, cb, { activation: 'gelu_tanh' }).dataSync();
         print(Math.max(...want.map((v, i) => Math.abs(v - got[i]))));`;
-      expect(run(source, env)).toBeLessThan(2e-5);
+      expect(run(source, hopper)).toBeLessThan(2e-5);
     });
+    it('roots train --device cuda --bf16 follows the CPU', () => {
+      const folder = temporaryFolder('cuda-train');
+      const text = join(folder, 'text.txt');
+      writeFileSync(text, 'the quick brown fox jumps over the lazy dog. '.repeat(120));
+      const train = (
+        device: string,
+        more: Record<string, string>,
+      ): { trainLoss: number; valLoss: number } => {
+        const size = '--model gpt2 --layers 1 --heads 2 --dim 64 --context 64 --steps 4 --batch 2';
+        const rest = ['--bf16', '--seed', '3', '--device', device, '--json', '--text', text];
+        const cli = ['--import', 'tsx', join(root, 'lib/cli/main.ts'), 'train', ...size.split(' ')];
+        const out = execFileSync(
+          process.execPath,
+          [...cli, ...rest, '--out', join(folder, device + (more['ROOTS_CUDA_HOPPER'] ?? ''))],
+          { cwd: root, env: { ...process.env, ROOTS_TEST_DEVICE: '', ...more }, stdio: 'pipe' },
+        );
+        return JSON.parse(String(out)) as { trainLoss: number; valLoss: number };
+      };
+      const here = train('cpu', {});
+      for (const more of [env, hopper]) {
+        const there = train('cuda', more);
+        expect(there.trainLoss).toBeCloseTo(here.trainLoss, 2);
+        expect(there.valLoss).toBeCloseTo(here.valLoss, 2);
+      }
+    }, 120_000);
     it('prunes, repairs by least squares and quantizes there, as on the CPU', () => {
       const folder = temporaryFolder('cuda-compress');
       const words = ['the', 'cat', 'saw', 'a', 'dog', 'and', 'ran', 'home', 'in', 'rain'];

@@ -1,4 +1,4 @@
-// The most this machine can do, measured in the same run as the kernels that are compared with it.
+// The most this machine's processor can do, measured in the same run as the kernels that are compared with it.
 import { cpuIsa, getThreads, synchronize } from '../native/device.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty, zeros } from '../tensor/create.js';
@@ -38,7 +38,7 @@ export async function bestMs(fn: () => void, runs: number): Promise<number> {
 export async function measureFmaPeak(): Promise<number> {
   const chunks = 8 * getThreads();
   const width = vectorBytes[cpuIsa()] ?? 16;
-  const out = empty([chunks], 'float64');
+  const out = empty([chunks], 'float64', { device: 'cpu' });
   const iterations = 100_000;
   const ms = await bestMs(() => kernels.probe_fma(out, 0, iterations), 20);
   out.dispose();
@@ -50,7 +50,7 @@ export async function measurePeak(): Promise<Peak> {
   const threads = getThreads();
   const chunks = 8 * threads;
   const width = vectorBytes[cpuIsa()] ?? 16;
-  const out = empty([chunks], 'float64');
+  const out = empty([chunks], 'float64', { device: 'cpu' });
   const rate = async (kind: 0 | 1 | 2 | 3, lanes: number): Promise<number | null> => {
     const iterations = 400_000;
     const ms = await bestMs(() => kernels.probe_fma(out, kind, iterations), 8);
@@ -61,8 +61,8 @@ export async function measurePeak(): Promise<Peak> {
   const f64 = (await rate(1, width / 8))!;
   const bf16 = await rate(3, width / 2);
   const i8 = await rate(2, width);
-  const data = zeros([1 << 26]);
-  const sums = empty([64], 'float64');
+  const data = zeros([1 << 26], { device: 'cpu' });
+  const sums = empty([64], 'float64', { device: 'cpu' });
   const readMs = await bestMs(() => kernels.probe_read(data, sums), 6);
   const readGBs = (data.size * 4) / (readMs * 1e6);
   for (const t of [out, data, sums]) t.dispose();

@@ -60,7 +60,8 @@ export async function trainLanguageModel(
     saveModel: (m, folder) => writeModel(folder, m, extra),
     // a backward pass costs twice a forward pass
     flopsPerToken: model.blocks.length > 0 ? 3 * flopsPerToken(model) : 0,
-    peakGflops: await measureFmaPeak(),
+    // of a GPU's use nothing is said: its peak is not measured
+    peakGflops: model.device === 'cpu' ? await measureFmaPeak() : 0,
     callbacks: options.callbacks ?? [],
     facts: [
       [
