@@ -54,6 +54,11 @@ ROOTS_PORTABLE I to_integer(X x) {
   }
 }
 
+// Integers; what is none has a function of its own.
+template <class I, class X>
+ROOTS_PORTABLE void write(I& o, X x) {
+  o = to_integer<I>(x);
+}
 template <class X>
 ROOTS_PORTABLE void write(float& o, X x) {
   o = static_cast<float>(x);
@@ -88,22 +93,6 @@ ROOTS_PORTABLE void write(Bf16& o, X x) {
 template <class X>
 ROOTS_PORTABLE void write(F16& o, X x) {
   o.bits = f32_to_f16(narrow(x));
-}
-template <class X>
-ROOTS_PORTABLE void write(int8_t& o, X x) {
-  o = to_integer<int8_t>(x);
-}
-template <class X>
-ROOTS_PORTABLE void write(uint8_t& o, X x) {
-  o = to_integer<uint8_t>(x);
-}
-template <class X>
-ROOTS_PORTABLE void write(int32_t& o, X x) {
-  o = to_integer<int32_t>(x);
-}
-template <class X>
-ROOTS_PORTABLE void write(int64_t& o, X x) {
-  o = to_integer<int64_t>(x);
 }
 template <class X>
 ROOTS_PORTABLE void write(Bool& o, X x) {

@@ -82,7 +82,8 @@ inline Status check_linear_i8(const Tensor& x, const Tensor& packed, int64_t byt
 // weight (N, K) int8 and its packed form of `bytes` bytes.
 inline Status check_i8_pack(const Tensor& weight, const Tensor& packed, int64_t bytes) {
   CHECK(packed.rank == 1 && packed.dtype == DType::i8 && is_contiguous(packed), "packed must be int8 bytes");
-  CHECK(weight.dtype == DType::i8 && is_contiguous(weight), "weight must be a contiguous int8 matrix");
+  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
+        "weight must be a contiguous int8 matrix");
   CHECK(packed.shape[0] == bytes, "packed has the wrong size");
   return nullptr;
 }

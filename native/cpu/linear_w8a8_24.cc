@@ -97,7 +97,6 @@ struct SparsePanels {
 
 // weight (N, K) int8 <-> packed. Fails where four neighbouring inputs of an output hold more than two values.
 Status linear_24_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2, "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const SparseShape shape(N, K);
   if (const Status status = check_i8_pack(weight, packed, shape.total_bytes())) return status;

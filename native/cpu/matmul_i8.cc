@@ -125,7 +125,6 @@ Status quantize_rows_i8(const Context& context, Tensor x, Tensor q, Tensor scale
 
 // weight (N, K) int8 <-> packed (bytes of PackedShape). unpack = 1 restores the weights exactly.
 Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2, "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const PackedShape shape(N, K);
   if (const Status status = check_i8_pack(weight, packed, shape.total_bytes())) return status;

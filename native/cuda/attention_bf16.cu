@@ -17,16 +17,15 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const float scale = static_cast<float>(p.scale) * kLog2e;
   for (int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
-    // the last queries see the most keys: they start first
-    const int64_t tile = tiles - 1 - job % tiles, h = job / tiles % p.H, b = job / tiles / p.H;
-    const int64_t kv = h / (p.H / p.Hkv);
-    const int block_first = static_cast<int>(tile) * kRowsPerBlock, i0 = block_first + warp * kRowsPerWarp;
+    const QueryBlock at = query_block(p, job, tiles);
+    const int64_t b = at.b, h = at.h;
+    const int i0 = at.first + warp * kRowsPerWarp;
     const int rows[2] = {i0 + lane / 4, i0 + lane / 4 + 8};
     const LeftInRegisters<kD> query(q.at(b, h, 0), q.row, i0, p.Tq);
     Running softmax;
     float sums[kD / 8][4] = {};
-    const Range block = keys_of(p, b, block_first, kRowsPerBlock), own = keys_of(p, b, i0, kRowsPerWarp);
-    const uint16_t *const keys = k.at(b, kv, 0), *const values = v.at(b, kv, 0);
+    const Range block = keys_of(p, b, at.first, kRowsPerBlock), own = keys_of(p, b, i0, kRowsPerWarp);
+    const uint16_t *const keys = k.at(b, at.kv, 0), *const values = v.at(b, at.kv, 0);
     for_tiles<kPairBytes<kD>>(
         shared, tiles_in(block.last - block.first, kTileRows),
         [&](unsigned char* to, int t) {
@@ -38,22 +37,11 @@ __global__ void __launch_bounds__(kMmaThreads)
           if (!own.touches(j0, kTileRows)) return;
           float scores[kTileRows / 8][4];
           times_rows<kD>(scores, query, from, 0);
-#pragma unroll
-          for (int n = 0; n < kTileRows / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) scores[n][e] *= scale;
+          multiply_all(scores, scale);
           if (own.limits(j0, kTileRows) || p.mask.data) limit_keys<true>(p, b, h, rows, j0, scores);
           softmax.weigh(scores);
-#pragma unroll
-          for (int n = 0; n < kD / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) sums[n][e] *= softmax.keep[e / 2];
-#pragma unroll
-          for (int s = 0; s < kTileRows / 16; ++s) {
-            uint32_t weights[4];
-            as_left(scores[2 * s], scores[2 * s + 1], weights);
-            add_product<kD>(sums, weights, from + kTileBytes<kD>, s * 16);
-          }
+          multiply_rows(sums, softmax.keep);
+          add_products<kD>(sums, scores, from + kTileBytes<kD>, 0);
         });
     store_attention<kD>(p, b, h, rows, sums, softmax);
   }

@@ -211,6 +211,34 @@ ROOTS_DEVICE void as_left(const float (&a)[4], const float (&b)[4], uint32_t (&l
   left[3] = bf16_pair(b[2], b[3]);
 }
 
+// sums (16, kD) += weights (16, 8 kN), rounded, times rows [row, row + 8 kN) of a tile.
+template <int kD, int kN>
+ROOTS_DEVICE void add_products(float (&sums)[kD / 8][4], const float (&weights)[kN][4],
+                               const unsigned char* tile, int row) {
+#pragma unroll
+  for (int s = 0; s < kN / 2; ++s) {
+    uint32_t left[4];
+    as_left(weights[2 * s], weights[2 * s + 1], left);
+    add_product<kD>(sums, left, tile, row + s * 16);
+  }
+}
+
+template <int kN>
+ROOTS_DEVICE void multiply_all(float (&x)[kN][4], float factor) {
+#pragma unroll
+  for (int n = 0; n < kN; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[n][e] *= factor;
+}
+// Each of a lane's two rows by its own factor.
+template <int kN>
+ROOTS_DEVICE void multiply_rows(float (&x)[kN][4], const float (&factors)[2]) {
+#pragma unroll
+  for (int n = 0; n < kN; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[n][e] *= factors[e / 2];
+}
+
 // Two tiles of two operands in turn: while one pair is worked on, the next is on its way. body(pair of tiles,
 // index) for `count` of them; load(tiles, index) starts the copies of one.
 template <int kPairBytes, class Load, class Body>
@@ -258,6 +286,16 @@ ROOTS_DEVICE Range keys_of(const Problem& p, int64_t b, int64_t i0, int64_t coun
   if (i0 >= p.Tq) return {0, 0, 0, 0};
   const int64_t i1 = i0 + count < p.Tq ? i0 + count : p.Tq;
   return range_of(p.first_key(b, i0), p.last_key(b, i1 - 1), p.first_key(b, i1 - 1), p.last_key(b, i0));
+}
+
+// The queries of a job. The last ones see the most keys: they start first.
+struct QueryBlock {
+  int64_t b, h, kv;
+  int first;
+};
+ROOTS_DEVICE QueryBlock query_block(const Problem& p, int64_t job, int64_t tiles) {
+  const int64_t h = job / tiles % p.H;
+  return {job / tiles / p.H, h, h / (p.H / p.Hkv), static_cast<int>(tiles - 1 - job % tiles) * kRowsPerBlock};
 }
 
 // Of one row: columns of a tile.

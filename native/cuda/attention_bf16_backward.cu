@@ -4,8 +4,6 @@
 //
 // A warp owns 16 queries for dQ, or 16 keys for dK and dV, so that nothing is added by two warps and the bits
 // are the same on every run; the price is that scores are computed twice.
-#include <type_traits>
-
 #include "cuda/attention_gradients.cuh"
 #include "cuda/attention_sm90_backward.cuh"
 #include "cuda/declare.cuh"
@@ -27,9 +25,9 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const float scale = static_cast<float>(p.scale) * kLog2e;
   for (int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
-    const int64_t tile = tiles - 1 - job % tiles, h = job / tiles % p.H, b = job / tiles / p.H;
-    const int64_t kv = h / (p.H / p.Hkv);
-    const int block_first = static_cast<int>(tile) * kRowsPerBlock, i0 = block_first + warp * kRowsPerWarp;
+    const QueryBlock at = query_block(p, job, tiles);
+    const int64_t b = at.b, h = at.h;
+    const int i0 = at.first + warp * kRowsPerWarp;
     const int rows[2] = {i0 + lane / 4, i0 + lane / 4 + 8};
     const LeftInRegisters<kD> query(q.at(b, h, 0), q.row, i0, p.Tq),
         slope(dout.at(b, h, 0), dout.row, i0, p.Tq);
@@ -39,8 +37,8 @@ __global__ void __launch_bounds__(kMmaThreads)
       lse[r] = rows[r] < p.Tq ? queries.lse[queries.at(p, b, h, rows[r])] : infinity(0.0f);
       delta[r] = rows[r] < p.Tq ? queries.delta[queries.at(p, b, h, rows[r])] : 0.0f;
     }
-    const Range block = keys_of(p, b, block_first, kRowsPerBlock), own = keys_of(p, b, i0, kRowsPerWarp);
-    const uint16_t *const keys = k.at(b, kv, 0), *const values = v.at(b, kv, 0);
+    const Range block = keys_of(p, b, at.first, kRowsPerBlock), own = keys_of(p, b, i0, kRowsPerWarp);
+    const uint16_t *const keys = k.at(b, at.kv, 0), *const values = v.at(b, at.kv, 0);
     for_tiles<kPairBytes<kD>>(
         shared, tiles_in(block.last - block.first, kTileRows),
         [&](unsigned char* to, int t) {
@@ -56,22 +54,14 @@ __global__ void __launch_bounds__(kMmaThreads)
             float weights[kAtOnce / 8][4], slopes[kAtOnce / 8][4];
             times_rows<kD>(weights, query, from, part);
             times_rows<kD>(slopes, slope, from + kTileBytes<kD>, part);
-#pragma unroll
-            for (int n = 0; n < kAtOnce / 8; ++n)
-#pragma unroll
-              for (int e = 0; e < 4; ++e) weights[n][e] *= scale;
+            multiply_all(weights, scale);
             if (limited) limit_keys<true>(p, b, h, rows, j0 + part, weights);
 #pragma unroll
             for (int n = 0; n < kAtOnce / 8; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e)
                 slopes[n][e] = exp2_of(weights[n][e] - lse[e / 2]) * (slopes[n][e] - delta[e / 2]);
-#pragma unroll
-            for (int s = 0; s < kAtOnce / 16; ++s) {
-              uint32_t left[4];
-              as_left(slopes[2 * s], slopes[2 * s + 1], left);
-              add_product<kD>(sums, left, from, part + s * 16);
-            }
+            add_products<kD>(sums, slopes, from, part);
           }
         });
     store_rows<kD>(dq, b, h, rows, sums, static_cast<float>(p.scale));
@@ -87,7 +77,6 @@ template <int kD>
 struct KeysPlan {
   static constexpr bool kInRegisters = kD <= 64;
   static constexpr int kTile = kInRegisters ? 64 : 32, kAtOnce = kInRegisters ? 16 : 32;
-  using Left = std::conditional_t<kInRegisters, LeftInRegisters<kD>, LeftInTile<kD>>;
   static constexpr int kPair = kPairBytes<kD, kTile>,
                        kResident = kInRegisters ? 0 : kPairBytes<kD, kRowsPerBlock>,
                        kNumbers = 2 * kTile;  // lse and delta of the queries of a tile
@@ -152,34 +141,21 @@ __global__ void __launch_bounds__(kMmaThreads)
           for (int part = 0; part < kTile; part += kAtOnce) {
             float weights[kAtOnce / 8][4], slopes[kAtOnce / 8][4];
             times_rows<kD>(weights, key, from, part);
-#pragma unroll
-            for (int n = 0; n < kAtOnce / 8; ++n)
-#pragma unroll
-              for (int e = 0; e < 4; ++e) weights[n][e] *= scale;
+            multiply_all(weights, scale);
             if (limited) limit_queries<true>(p, b, h, rows, i0 + part, weights);
             const float* lse = numbers + t % 2 * Plan::kNumbers + part + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < kAtOnce / 8; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e) weights[n][e] = exp2_of(weights[n][e] - lse[n * 8 + e % 2]);
-#pragma unroll
-            for (int s = 0; s < kAtOnce / 16; ++s) {
-              uint32_t left[4];
-              as_left(weights[2 * s], weights[2 * s + 1], left);
-              add_product<kD>(value_sums, left, from + kTileBytes<kD, kTile>, part + s * 16);
-            }
+            add_products<kD>(value_sums, weights, from + kTileBytes<kD, kTile>, part);
             times_rows<kD>(slopes, value, from + kTileBytes<kD, kTile>, part);
 #pragma unroll
             for (int n = 0; n < kAtOnce / 8; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e)
                 slopes[n][e] = weights[n][e] * (slopes[n][e] - lse[kTile + n * 8 + e % 2]);
-#pragma unroll
-            for (int s = 0; s < kAtOnce / 16; ++s) {
-              uint32_t left[4];
-              as_left(slopes[2 * s], slopes[2 * s + 1], left);
-              add_product<kD>(key_sums, left, from, part + s * 16);
-            }
+            add_products<kD>(key_sums, slopes, from, part);
           }
         });
     store_rows<kD>(dk, b, kv, rows, key_sums, static_cast<float>(p.scale));

@@ -138,10 +138,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::products_done<P>(scores);
     if (lane == 0) hopper::barrier_arrive(key_empty + hopper::place_of(t, kStages));
     const int j0 = block.first + t * kKeys;
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) scores[n][e] *= scale;
+    multiply_all(scores, scale);
     if (own.limits(j0, kKeys) || p.mask.data) limit_keys<true>(p, b, h, rows, j0, scores);
     softmax.weigh(scores);
   };
@@ -165,10 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       hopper::products_wait<P, 0>();  // the values
       hopper::products_done<P>(sums);
       if (lane == 0) hopper::barrier_arrive(value_empty + hopper::place_of(t - 1, kStages));
-#pragma unroll
-      for (int n = 0; n < kD / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sums[n][e] *= softmax.keep[e / 2];
+      multiply_rows(sums, softmax.keep);
       round_weights();
     }
     add_values(count - 1);

@@ -182,10 +182,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::products_done<P>(x);
     hopper::products_done<P>(y);
     const int column = row_of_tile(t);
-#pragma unroll
-    for (int n = 0; n < kTile / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) x[n][e] *= scale;
+    multiply_all(x, scale);
     if (own.limits(column, kTile)) {
       if constexpr (kKeys)
         limit_queries<false>(p, b, head_of(t), rows, column, x);

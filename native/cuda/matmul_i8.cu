@@ -69,7 +69,6 @@ Status matmul_i8(const Context&, Tensor a, Tensor b, Tensor out) {
 }
 
 Status linear_i8_pack(const Context&, Tensor weight, Tensor packed, int64_t unpack) {
-  CHECK(weight.rank == 2, "weight must be a contiguous int8 matrix");
   const int64_t N = weight.shape[0], K = weight.shape[1];
   const PackedI8 shape(N, K);
   if (const Status status = check_i8_pack(weight, packed, shape.total_bytes)) return status;
