@@ -33,7 +33,7 @@ Status forward(const Context& context, const Tensor& logits, const Tensor& targe
       T value = l - x[target];
       if (smoothing > 0) {
         // l - mean(x), summed as l - x: logits far from 0 would cancel
-        V sum;
+        V sum{};
         T tail = T(0);
         each_vector<T>(width, [&](int64_t i, int64_t n) {
           const V d = V(l) - V::load_partial(x + i, n);

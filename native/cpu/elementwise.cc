@@ -15,7 +15,7 @@ template <class T>
 ROOTS_INLINE Vec<T> load_row(const T* p, int64_t stride, int64_t i, int64_t n) {
   if (stride == 1) return n == Vec<T>::kWidth ? Vec<T>::load(p + i) : Vec<T>::load_partial(p + i, n);
   if (stride == 0) return Vec<T>(*p);
-  Vec<T> r;
+  Vec<T> r{};
   for (int64_t j = 0; j < n; ++j) r.v[j] = p[(i + j) * stride];
   return r;
 }

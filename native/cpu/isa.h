@@ -7,3 +7,5 @@
 #endif
 
 #define ROOTS_INLINE inline __attribute__((always_inline))
+// After the parameters of a lambda.
+#define ROOTS_INLINED __attribute__((always_inline))

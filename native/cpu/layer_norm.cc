@@ -15,7 +15,7 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
     for (int64_t r = begin; r < end; ++r) {
       const T* p = data<T>(x) + r * width;
       T* y = data<T>(out) + r * width;
-      V sum, squares;
+      V sum{}, squares{};
       int64_t rest = sum_vectors<T>(width, &sum, [&](int64_t i) { return V::load(p + i); });
       if (rest < width) sum = sum + V::load_partial(p + rest, width - rest);
       const T m = horizontal_sum(sum) / static_cast<T>(width);
@@ -53,7 +53,7 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
       const T* p = data<T>(x) + r * width;
       T* o = data<T>(dx) + r * width;
       const V m(mean[r]), s(rstd[r]);
-      V sum_g, sum_gh;  // lanes beyond the row have g = 0
+      V sum_g{}, sum_gh{};  // lanes beyond the row have g = 0
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         V d = V::load_partial(g + i, n);
         if (weight) d = d * V::load_partial(weight + i, n);

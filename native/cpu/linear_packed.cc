@@ -59,6 +59,30 @@ struct KeptPairs {
 #endif
 static_assert(kKeptColumns % kTileColumns<float> == 0, "a tile lies inside one panel");
 
+#if !defined(__AVX512BF16__)
+// Pairs as they are kept, widened in registers: for one row, which is bound by reading them.
+struct PairsInRegisters {
+  using Packed = uint32_t;
+  using V = Vec<float>;
+  struct Pair {
+    V first, second;
+  };
+  static ROOTS_INLINE V as_float(V::Mask bits) { return V((V::Raw)bits); }
+  static ROOTS_INLINE Pair broadcast(Packed pair) {
+    const V::Mask both = static_cast<int32_t>(pair) - V::Mask{};
+    return {as_float(both << 16), as_float(both & static_cast<int32_t>(0xffff0000u))};
+  }
+  static ROOTS_INLINE Pair load(const Packed* p) {
+    V::Mask both;
+    __builtin_memcpy(&both, p, sizeof both);
+    return {as_float(both << 16), as_float(both & static_cast<int32_t>(0xffff0000u))};
+  }
+  static ROOTS_INLINE V multiply_add(const Pair& a, const Pair& b, V sum) {
+    return fma(a.second, b.second, fma(a.first, b.first, sum));
+  }
+};
+#endif
+
 // One row, packed elements x, against panels [p0, p1): bound by reading them. Four steps of k at a time, so
 // that a sum waits for none of the others.
 template <class P>
@@ -71,7 +95,7 @@ void one_row(const typename P::Packed* x, int64_t depth, const typename P::Packe
   for (int64_t p = p0; p < p1; ++p)
     for (int64_t j = 0; j < kKeptColumns; j += kVectors * W) {
       const typename P::Packed* b = panels + p * depth * kKeptColumns + j;
-      V acc[kSteps * kVectors];
+      V acc[kSteps * kVectors] = {};
       int64_t k = 0;
       for (; k + kSteps <= depth; k += kSteps)
         unrolled<kSteps>([&](auto s) {
@@ -171,16 +195,20 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   const auto* panels = data<uint32_t>(packed);
   const int64_t pairs = ceil_div(K, 2);
   const HalfMatrix a{x.data, false, x.strides[0], 1};
-#if defined(__AVX512BF16__)
   if (M == 1) {
     auto* row =
         static_cast<uint32_t*>(context.workspace(context.host, 0, static_cast<size_t>(pairs + 16) * 4));
     CHECK(row, "out of memory");
+#if defined(__AVX512BF16__)
     for (int64_t k = 0; k < K; k += 32)
       _mm512_storeu_si512(row + k / 2, load_bf16(a, k, K - k < 32 ? K - k : 32));
     return one_row<HalfPanels>(context, row, pairs, panels, N, c, epilogue);
-  }
+#else
+    for (int64_t k = 0; k < K; k += 2)
+      row[k / 2] = bf16_at(a, k) | static_cast<uint32_t>(k + 1 < K ? bf16_at(a, k + 1) : 0) << 16;
+    return one_row<PairsInRegisters>(context, row, pairs, panels, N, c, epilogue);
 #endif
+  }
   return gemm_packed<HalfPanels, false>(context, M, N, K, PackHalfRows{a}, KeptPairs{panels, pairs}, c, N,
                                         epilogue);
 }

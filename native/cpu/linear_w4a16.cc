@@ -188,7 +188,7 @@ ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w, const float*
 // Rows rows of x times one panel: finish(row, vector of the panel, totals).
 template <int Rows, class Finish>
 ROOTS_INLINE void tile(const PackedI4& s, const Block<Rows>* x, const uint8_t* panel, const Finish& finish) {
-  Vec<float> total[Rows][kPanel / Vec<float>::kWidth];
+  Vec<float> total[Rows][kPanel / Vec<float>::kWidth] = {};
   for (int64_t g = 0, b = 0; g < s.groups; ++g) {
     float scale[kPanel];
     __builtin_memcpy(scale, panel, sizeof scale);

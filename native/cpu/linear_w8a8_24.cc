@@ -35,11 +35,37 @@ ROOTS_INLINE __m512i expand(const int8_t* quad, int64_t half) {
 }
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512VBMI2__)
+// For each mask of eight bits: where, of the bytes kept, each of eight comes from; 0x80 gives zero.
+struct ExpandControls {
+  uint64_t of[256];
+  constexpr ExpandControls() : of{} {
+    for (int mask = 0; mask < 256; ++mask) {
+      uint64_t control = 0, next = 0;
+      for (int i = 0; i < 8; ++i) control |= (mask >> i & 1 ? next++ : uint64_t{0x80}) << 8 * i;
+      of[mask] = control;
+    }
+  }
+};
+constexpr ExpandControls kExpandControls;
+#endif
+
 // One quad of inputs of a panel, dense.
 ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
   for (int64_t half = 0; half < 2; ++half) {
 #if defined(__AVX512VBMI2__)
     _mm512_storeu_si512(to + half * kHalf, expand(quad, half));
+#elif defined(__AVX2__)
+    // every output keeps two of four bytes: four of eight positions, eight of sixteen
+    uint64_t mask = mask_of(quad, half);
+    for (int64_t i = 0; i < 4; ++i, mask >>= 16) {
+      const __m128i kept = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(quad + half * kKept + i * 8));
+      const uint64_t low = kExpandControls.of[mask & 255],
+                     high = kExpandControls.of[mask >> 8 & 255] + 0x0404040404040404u;
+      const __m128i control = _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + half * kHalf + i * 16),
+                       _mm_shuffle_epi8(kept, control));
+    }
 #else
     const uint64_t mask = mask_of(quad, half);
     const int8_t* kept = quad + half * kKept;
@@ -51,15 +77,15 @@ ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
 #if defined(__AVX512VBMI2__)
 // Rows rows of a tile against a panel that is expanded on its way.
 template <int Rows>
-void sparse_tile(int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel, const int32_t* sums,
-                 int32_t (*out)[kPanel]) {
+void sparse_tile(int64_t quads, const Activation8* a, int64_t stride, const int8_t* panel,
+                 const int32_t* sums, int32_t (*out)[kPanel]) {
   vnni_tile<Rows>(
       quads, a, stride, [&](int64_t q, int64_t half) { return expand(panel + q * kQuadBytes, half); }, sums,
       out);
 }
 
 template <int Rows = kI8Rows>
-ROOTS_INLINE void sparse_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t stride,
+ROOTS_INLINE void sparse_dispatch(int64_t count, int64_t quads, const Activation8* a, int64_t stride,
                                   const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
   if constexpr (Rows > 1) {
     if (count < Rows) return sparse_dispatch<Rows - 1>(count, quads, a, stride, panel, sums, out);
@@ -84,8 +110,8 @@ struct SparsePanels {
   ROOTS_INLINE void prefetch(int64_t p, int64_t slice, int64_t slices) const {
     prefetch_slice(data + p * shape.panel_bytes(), shape.panel_bytes(), slice, slices);
   }
-  ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel,
-                         const int32_t* sums, int32_t (*out)[kPanel]) const {
+  ROOTS_INLINE void tile(int64_t count, int64_t quads, const Activation8* a, int64_t stride,
+                         const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) const {
 #if defined(__AVX512VBMI2__)
     if (in_place) return sparse_dispatch(count, quads, a, stride, panel, sums, out);
 #endif

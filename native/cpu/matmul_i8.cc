@@ -74,7 +74,7 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
   auto* packed =
       static_cast<int8_t*>(context.workspace(context.host, 0, static_cast<size_t>(shape.total_bytes())));
   auto* activations =
-      static_cast<uint8_t*>(context.workspace(context.host, 1, static_cast<size_t>(tiles.bytes() + 64)));
+      static_cast<Activation8*>(context.workspace(context.host, 1, static_cast<size_t>(tiles.bytes() + 64)));
   CHECK(packed && activations, "out of memory");
   auto* sums = reinterpret_cast<int32_t*>(packed + shape.weight_bytes());
   context.parallel_for(shape.panels, [&](int64_t p) {
@@ -86,21 +86,26 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
     const int64_t end = (chunk + 1) * 64 < M ? (chunk + 1) * 64 : M;
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int8_t* from = data<int8_t>(a) + i * a.strides[0];
-      uint8_t* to = tiles.row(activations, i);
+      Activation8* to = tiles.row(activations, i);
       // dense rows a quad at a time
       const int64_t whole = a.strides[1] == 1 ? K / kQuad : 0;
       for (int64_t q = 0; q < whole; ++q) {
         uint32_t quad;
         __builtin_memcpy(&quad, from + q * kQuad, kQuad);
-        quad ^= flip * 0x01010101u;
-        __builtin_memcpy(to + q * tiles.stride(), &quad, kQuad);
+        tiles.put_quad(to + q * tiles.stride(), quad ^ flip * 0x01010101u);
       }
-      for (int64_t k = whole * kQuad; k < tiles.quads * kQuad; ++k)
-        to[k / kQuad * tiles.stride() + k % kQuad] =
-            k < K ? static_cast<uint8_t>(from[k * a.strides[1]]) ^ flip : flip;
+      for (int64_t q = whole; q < tiles.quads; ++q) {
+        uint8_t quad[kQuad];
+        for (int64_t e = 0; e < kQuad; ++e)
+          quad[e] = flip ^ (q * kQuad + e < K ? static_cast<uint8_t>(from[(q * kQuad + e) * a.strides[1]])
+                                              : uint8_t{0});
+        uint32_t word;
+        __builtin_memcpy(&word, quad, kQuad);
+        tiles.put_quad(to + q * tiles.stride(), word);
+      }
     }
   });
-  return multiply(context, M, N, K, activations, DensePanels{packed, shape.panel_bytes()}, sums, out,
+  return multiply(context, M, N, K, activations, DensePanels{packed, shape, M}, sums, out,
                   [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
                     using V = Vec<int32_t>;
                     for (int64_t c = 0; c < n; c += V::kWidth)
@@ -151,7 +156,7 @@ Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale
           check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, true))
     return status;
   const auto* weights = data<int8_t>(packed);
-  return linear_i8(context, x, DensePanels{weights, shape.panel_bytes()},
+  return linear_i8(context, x, DensePanels{weights, shape, x.shape[0]},
                    reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, bias, out,
                    activation);
 }

@@ -13,7 +13,7 @@ template <class T>
 T fma_chain(int64_t iterations) {
   using V = Vec<T>;
   constexpr int kChains = 12;  // latency 4 x two units = 8 in flight; 12 also fits 16 registers
-  V acc[kChains];
+  V acc[kChains] = {};
   const V a(T(0.999999)), b(T(1e-6));
 #pragma GCC unroll 12
   for (int j = 0; j < kChains; ++j) acc[j] = V(T(j + 1));
@@ -21,7 +21,7 @@ T fma_chain(int64_t iterations) {
 #pragma GCC unroll 12
     for (int j = 0; j < kChains; ++j) acc[j] = fma(acc[j], a, b);
   }
-  V sum;
+  V sum{};
 #pragma GCC unroll 12
   for (int j = 0; j < kChains; ++j) sum = sum + acc[j];
   return horizontal_sum(sum);
@@ -91,11 +91,11 @@ Status probe_read(const Context& context, Tensor x, Tensor out) {
   context.parallel_for(chunks, [&](int64_t chunk) {
     using V = Vec<float>;
     const int64_t end = (chunk + 1) * step < n ? (chunk + 1) * step : n;
-    V acc[8];
+    V acc[8] = {};
     int64_t i = chunk * step;
     for (; i + 8 * V::kWidth <= end; i += 8 * V::kWidth)
       for (int j = 0; j < 8; ++j) acc[j] = acc[j] + V::load(data<float>(x) + i + j * V::kWidth);
-    V sum;
+    V sum{};
     for (int j = 0; j < 8; ++j) sum = sum + acc[j];
     data<double>(out)[chunk] = horizontal_sum(sum);
   });

@@ -21,7 +21,7 @@ ROOTS_INLINE Vec<float> rounded(Vec<float> x) {
 ROOTS_INLINE float row_error(const float* w, int64_t n, float scale) {
   using V = Vec<float>;
   const V inverse(1.0f / scale), s(scale);
-  V sum;
+  V sum{};
   each_vector<float>(n, [&](int64_t i, int64_t m) {
     const V x = V::load_partial(w + i, m);
     const V e = x - rounded(x * inverse) * s;

@@ -84,7 +84,7 @@ ROOTS_INLINE T reduce_run(const T* p, int64_t n, int64_t stride) {
     return total;
   }
   constexpr int64_t kWidth = V::kWidth;
-  V acc[4];
+  V acc[4] = {};
   for (V& a : acc) a = V(Op::template identity<T>());
   int64_t i = 0;
   for (; i + 4 * kWidth <= n; i += 4 * kWidth)

@@ -15,7 +15,7 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
     for (int64_t r = begin; r < end; ++r) {
       const T* p = data<T>(x) + r * width;
       T* y = data<T>(out) + r * width;
-      V squares;
+      V squares{};
       const int64_t rest = sum_vectors<T>(width, &squares, [&](int64_t i) {
         const V v = V::load(p + i);
         return v * v;
@@ -45,7 +45,7 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
       const T* g = data<T>(dy) + r * width;
       const T* p = data<T>(x) + r * width;
       const V s(rstd[r]);
-      V sum;
+      V sum{};
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         sum = fma(V::load_partial(g + i, n) * V::load_partial(weight + i, n), V::load_partial(p + i, n) * s,
                   sum);

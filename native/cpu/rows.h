@@ -36,7 +36,7 @@ template <class T, class F>
 ROOTS_INLINE int64_t sum_vectors(int64_t n, Vec<T>* total, const F& f) {
   using V = Vec<T>;
   constexpr int64_t W = V::kWidth;
-  V s[4];
+  V s[4] = {};
   int64_t i = 0;
   for (; i + 4 * W <= n; i += 4 * W)
     unrolled<4>([&](auto j) { s[j] = s[j] + f(i + decltype(j)::value * W); });
@@ -52,7 +52,7 @@ ROOTS_INLINE T row_max(const T* x, int64_t n) {
   // the quick maximum may drop a NaN, which the sum of all keeps; opposite infinities only cost the second
   // look
   const V lowest(T(-__builtin_inf()));
-  V fast[4] = {lowest, lowest, lowest, lowest}, sum[4];
+  V fast[4] = {lowest, lowest, lowest, lowest}, sum[4] = {};
   int64_t i = 0;
   for (; i + 4 * W <= n; i += 4 * W)
     unrolled<4>([&](auto j) {
@@ -76,7 +76,7 @@ ROOTS_INLINE T row_max(const T* x, int64_t n) {
 template <class T>
 ROOTS_INLINE T row_sum_exp(const T* x, int64_t n, T shift) {
   using V = Vec<T>;
-  V sum;
+  V sum{};
   const int64_t i =
       sum_vectors<T>(n, &sum, [&](int64_t at) { return exp_below(V::load(x + at) - V(shift)); });
   T total = horizontal_sum(sum);

@@ -72,7 +72,9 @@ struct Vec {
 
   Raw v;
 
-  ROOTS_INLINE Vec() : v{} {}
+  // Vec<T> x; and arrays of it are not set; Vec<T>() and {} are zero. So an array of sums = {} stays in
+  // registers.
+  Vec() = default;
   ROOTS_INLINE Vec(Raw raw) : v(raw) {}
   ROOTS_INLINE Vec(T value) { v = value - Raw{}; }
 
@@ -91,6 +93,16 @@ struct Vec {
     store(p);
 #endif
   }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // All bits of the first n lanes.
+  static ROOTS_INLINE __m256i first_lanes(int64_t n) {
+    if constexpr (sizeof(T) == 4)
+      return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                                _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    else
+      return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+#endif
   // The first n elements, 0 <= n <= kWidth; the rest are zero.
   static ROOTS_INLINE Vec load_partial(const T* p, int64_t n) {
     if (n == kWidth) return load(p);
@@ -99,8 +111,13 @@ struct Vec {
       return Vec((Raw)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1u), p));
     else
       return Vec((Raw)_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1u), p));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+      return Vec((Raw)_mm256_maskload_epi32(reinterpret_cast<const int*>(p), first_lanes(n)));
+    else
+      return Vec((Raw)_mm256_maskload_epi64(reinterpret_cast<const long long*>(p), first_lanes(n)));
 #else
-    Vec r;
+    Vec r{};
     for (int64_t i = 0; i < kWidth; ++i)
       if (i < n) r.v[i] = p[i];
     return r;
@@ -113,6 +130,11 @@ struct Vec {
       _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << n) - 1u), (__m512i)v);
     else
       _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1u), (__m512i)v);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+      _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first_lanes(n), (__m256i)v);
+    else
+      _mm256_maskstore_epi64(reinterpret_cast<long long*>(p), first_lanes(n), (__m256i)v);
 #else
     for (int64_t i = 0; i < kWidth; ++i)
       if (i < n) p[i] = v[i];
@@ -172,7 +194,7 @@ ROOTS_INLINE Vec<float> sqrt(Vec<float> a) {
 #elif defined(__x86_64__)
   return Vec<float>((Vec<float>::Raw)_mm_sqrt_ps((__m128)a.v));
 #else
-  Vec<float> r;
+  Vec<float> r{};
   for (int i = 0; i < Vec<float>::kWidth; ++i) r.v[i] = __builtin_sqrtf(a.v[i]);
   return r;
 #endif
@@ -186,7 +208,7 @@ ROOTS_INLINE Vec<double> sqrt(Vec<double> a) {
 #elif defined(__x86_64__)
   return Vec<double>((Vec<double>::Raw)_mm_sqrt_pd((__m128d)a.v));
 #else
-  Vec<double> r;
+  Vec<double> r{};
   for (int i = 0; i < Vec<double>::kWidth; ++i) r.v[i] = __builtin_sqrt(a.v[i]);
   return r;
 #endif

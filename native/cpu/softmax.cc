@@ -16,7 +16,7 @@ Status softmax_typed(const Context& context, const Tensor& x, const Tensor& out,
       const T* p = data<T>(x) + r * width;
       T* y = data<T>(out) + r * width;
       const T top = row_max(p, width), shift = finite_shift(top);
-      V sum;
+      V sum{};
       T tail = T(0);
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         const V e = exp_below(V::load_partial(p + i, n) - V(shift));
@@ -64,7 +64,7 @@ Status backward_typed(const Context& context, const Tensor& dy, const Tensor& y,
       const T* g = data<T>(dy) + r * width;
       const T* p = data<T>(y) + r * width;
       T* o = data<T>(dx) + r * width;
-      V sum;  // partial loads are zero beyond the row, so they add nothing
+      V sum{};  // partial loads are zero beyond the row, so they add nothing
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         const V d = V::load_partial(g + i, n);
         sum = Log ? sum + d : fma(d, V::load_partial(p + i, n), sum);

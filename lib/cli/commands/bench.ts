@@ -80,6 +80,7 @@ ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
                            in turns like the peers
   --baseline FILE          compare with an earlier --json; exit code 1 when a row became more than 10 % slower
   --html FILE              a self-contained page with charts
+  --json                   the result on standard output, rows on standard error as they come
   --device cpu|cuda|auto   where to run (default cpu)
 
 Columns: kernel, shape, median time, rate, share of the peak measured in this run, times as fast as each peer.
@@ -129,6 +130,8 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
     const results = new Map<string, BenchResult>();
     const threads = integerOption(values, 'threads');
     let slower = 0;
+    // with --json the rows are progress, and go where they do not mix with the result
+    const out = values['json'] ? process.stderr : process.stdout;
     for (const suite of name === 'all' ? benchNames : [name as BenchName | 'model']) {
       const result = await bench(suite, {
         ...defined({ sizes: list, threads, folder: folder && resolve(folder) }),
@@ -136,7 +139,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
         onRow: (row) => {
           const before = baseline.get(key(row, threads ?? getThreads()));
           if (before !== undefined && row.ms > before * tolerance) slower++;
-          if (!values['json']) process.stdout.write(line(row, before));
+          out.write(line(row, before));
         },
       });
       for (const isa of compared) {
@@ -149,7 +152,7 @@ ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
         for (const row of other.rows) {
           // the share is of the peak of its own level, measured there
           result.rows.push({ ...row, kernel: `${row.kernel} [${row.isa}]` });
-          if (!values['json']) process.stdout.write(line(result.rows.at(-1)!, undefined));
+          out.write(line(result.rows.at(-1)!, undefined));
         }
       }
       results.set(suite, result);

@@ -23,7 +23,7 @@ template <class T, class Key>
 ROOTS_INLINE Vec<T> dots(const T* q, const Key& key, int64_t count, int64_t depth) {
   using V = Vec<T>;
   constexpr int64_t W = V::kWidth;
-  V acc[W];
+  V acc[W] = {};
   if (count == W) {
     int64_t d = 0;
     for (; d + W <= depth; d += W) {
@@ -58,7 +58,7 @@ ROOTS_INLINE void weighted_sum(const T* weights, const Value& value, int64_t cou
   constexpr int64_t W = V::kWidth;
   int64_t d = 0;
   for (; d + 4 * W <= depth; d += 4 * W) {
-    V even[4], odd[4];
+    V even[4], odd[4] = {};
     for (int q = 0; q < 4; ++q) even[q] = V::load(sums + d + q * W);
     int64_t j = 0;
     for (; j + 2 <= count; j += 2) {

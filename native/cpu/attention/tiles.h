@@ -28,7 +28,7 @@ void block_tile_rows(int64_t depth, const typename P::Packed* __restrict a,
                      int64_t ldc, bool first) {
   using V = Vec<typename P::Value>;
   constexpr int W = V::kWidth;
-  V acc[Rows * kTileVectors];
+  V acc[Rows * kTileVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     decltype(P::load(b)) bk[kTileVectors];
     unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + j * W); });
@@ -193,7 +193,7 @@ template <class T>
 ROOTS_INLINE T weights_of(T* row, int64_t padded, T exponent, T top) {
   using V = Vec<T>;
   const V c(exponent), s(top == T(-__builtin_inf()) ? T(0) : -top * exponent);
-  V sum[4];
+  V sum[4] = {};
   int64_t j = 0;
   for (; j + 4 * V::kWidth <= padded; j += 4 * V::kWidth)
     unrolled<4>([&](auto q) {
@@ -386,7 +386,7 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
   copy_rows(head<T>(dout, b, h, i0), dout.strides[2], rows, p.Dv, m.grad_rows, dv);
   for (int64_t r = 0; r < rows; ++r) {
     const T* o = head<T>(out, b, h, i0 + r);
-    V products;
+    V products{};
     for (int64_t j = 0; j < p.Dv; j += W)
       products = fma(V::load_partial(o + j, p.Dv - j < W ? p.Dv - j : W), V::load(m.grad_rows + r * dv + j),
                      products);

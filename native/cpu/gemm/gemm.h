@@ -145,39 +145,40 @@ ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, in
   using V = Vec<typename P::Value>;
   using Packed = typename P::Packed;
   constexpr int W = V::kWidth;
-  V acc[Rows * kTileVectors];
+  V acc[Rows * kTileVectors] = {};
   // C is asked for before it is needed
-  unrolled<Rows>([&](auto i) {
+  unrolled<Rows>([&](auto i) ROOTS_INLINED {
     __builtin_prefetch(c + i * ldc, 1);
     __builtin_prefetch(c + i * ldc + W, 1);
   });
-  auto multiply = [&](const auto& element) {
+  auto multiply = [&](const auto& element) ROOTS_INLINED {
     decltype(P::load(b)) bk[kTileVectors];
-    unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + j * W); });
-    unrolled<Rows>([&](auto i) {
+    unrolled<kTileVectors>([&](auto j) ROOTS_INLINED { bk[j] = P::load(b + j * W); });
+    unrolled<Rows>([&](auto i) ROOTS_INLINED {
       const auto ai = P::broadcast(element(i));
-      unrolled<kTileVectors>(
-          [&](auto j) { acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]); });
+      unrolled<kTileVectors>([&](auto j) ROOTS_INLINED {
+        acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]);
+      });
     });
     b += ldb;
   };
   if constexpr (Layout == ARows::side_by_side) {
-    for (int64_t k = 0; k < depth; ++k, a += lda) multiply([&](auto i) { return a[i]; });
+    for (int64_t k = 0; k < depth; ++k, a += lda) multiply([&](auto i) ROOTS_INLINED { return a[i]; });
   } else {
     // A pointer to every third row: with lda in a register, rows in between are addresses of one instruction.
     constexpr int kBases = (Rows + 2) / 3;
     const Packed* base[kBases];
-    unrolled<kBases>([&](auto q) { base[q] = a + 3 * q * lda; });
+    unrolled<kBases>([&](auto q) ROOTS_INLINED { base[q] = a + 3 * q * lda; });
     for (int64_t k = 0; k < depth; ++k) {
-      multiply([&](auto i) { return base[i / 3][(i % 3) * lda]; });
+      multiply([&](auto i) ROOTS_INLINED { return base[i / 3][(i % 3) * lda]; });
       // kept as pointers: the compiler would make one for every row and spill them
-      unrolled<kBases>([&](auto q) {
+      unrolled<kBases>([&](auto q) ROOTS_INLINED {
         ++base[q];
         __asm__("" : "+r"(base[q]));
       });
     }
   }
-  unrolled<Rows * kTileVectors>([&](auto n) {
+  unrolled<Rows * kTileVectors>([&](auto n) ROOTS_INLINED {
     constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
     auto* p = c + i * ldc + j * W;
     const int64_t left = columns - j * W;
@@ -236,7 +237,7 @@ ROOTS_INLINE void dot_tile(const typename D::Row* const* rows, const typename D:
                            int64_t depth, typename D::Value* sums) {
   using V = Vec<typename D::Value>;
   constexpr int W = V::kWidth, kColumns = W / Rows;
-  V acc[W];
+  V acc[W] = {};
   auto step = [&](int64_t k, int64_t n) {
     decltype(D::load(rows[0], 0)) x[Rows];
     unrolled<Rows>([&](auto i) { x[i] = D::load(rows[i] + k, n); });
@@ -296,10 +297,10 @@ void dot_row(const typename D::Row* a, const typename D::Column* b, int64_t ldb,
   constexpr int64_t kStep = D::kStep;
   for (int64_t j = j0; j < j1; j += W) {
     const int64_t n = j1 - j < W ? j1 - j : W;
-    V total[W];
+    V total[W] = {};
     for (int64_t q = 0; q < n; ++q) {
       const typename D::Column* column = b + (j + q) * ldb;
-      V acc[kSums];
+      V acc[kSums] = {};
       int64_t k = 0;
       for (; k + kSums * kStep <= depth; k += kSums * kStep)
         unrolled<kSums>([&](auto u) {
@@ -349,7 +350,7 @@ void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth,
     for (int64_t j = j0; j < j1;) {
       T* out = c + i * ldc + j;
       if (b.column_stride == 1 && j + 4 * W <= j1) {
-        V acc[4];
+        V acc[4] = {};
         for (int64_t k = 0; k < depth; ++k) {
           const V x(*a.at(i, k));
           const T* row = b.at(k, j);
@@ -360,7 +361,7 @@ void skinny(const Matrix<T>& a, const Matrix<T>& b, int64_t rows, int64_t depth,
         j += 4 * W;
       } else if (b.column_stride == 1) {
         const int64_t n = j1 - j < W ? j1 - j : W;
-        V acc;
+        V acc{};
         for (int64_t k = 0; k < depth; ++k) acc = fma(V(*a.at(i, k)), V::load_partial(b.at(k, j), n), acc);
         acc.store_partial(out, n);
         j += n;
@@ -458,6 +459,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
       const bool first = kc == 0 && !epilogue.accumulate, last = kc + depth == K;
       for (int64_t ic = 0; ic < M; ic += kBlockM) {
         const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kTileRows);
+        // tiles of equal height: a small rest would take as long as a whole tile
+        const int64_t height = ceil_div(mc, m_panels);
         // Pack: A panels, and B panels the first time round; of a B read in place only a last one that is
         // partial.
         const int64_t b_first = b_place.panel_stride ? n_panels
@@ -470,9 +473,9 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         run(a_chunks + b_chunks, [&](int64_t chunk) {
           for (int64_t g = 0; g < group; ++g) {
             if (chunk < a_chunks) {
-              const int64_t p = chunk * group + g, i0 = p * kTileRows;
-              if (p >= m_panels) break;
-              pack_a(ic + i0, mc - i0 < kTileRows ? mc - i0 : kTileRows, kc, depth,
+              const int64_t p = chunk * group + g, i0 = p * height;
+              if (i0 >= mc) break;
+              pack_a(ic + i0, mc - i0 < height ? mc - i0 : height, kc, depth,
                      a_pack + p * kTileRows * groups);
             } else {
               const int64_t p = b_first + (chunk - a_chunks) * group + g, j0 = p * kColumns;
@@ -502,7 +505,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           const int64_t q1 = q0 + columns_per_chunk < n_panels ? q0 + columns_per_chunk : n_panels;
           // one A panel stays in L1 while the B panels of the chunk stream from L2
           for (int64_t p = p0; p < p1; ++p) {
-            const int64_t i0 = p * kTileRows, rows = mc - i0 < kTileRows ? mc - i0 : kTileRows;
+            const int64_t i0 = p * height, rows = mc - i0 < height ? mc - i0 : height;
+            if (rows <= 0) break;
             const Packed* a = a_place.data ? a_place.at(ic + i0, kc) : a_pack + p * kTileRows * groups;
             for (int64_t q = q0; q < q1; ++q) {
               const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;

@@ -30,11 +30,20 @@ struct PackedShape {
   ROOTS_INLINE int64_t total_bytes() const { return weight_bytes() + panels * kPanel * 4; }
 };
 
+// Activations as the tiles read them.
 #if defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
-constexpr int kI8Rows = 14;                  // of 32 registers: 28 sums, 2 of weights, 1 of activations
+using Activation8 = uint8_t;
+constexpr int kI8Rows = 14;  // of 32 registers: 28 sums, 2 of weights, 1 of activations
+#elif defined(__AVX2__)
+// The byte product of AVX2 saturates, so products are of 16-bit numbers: twice the rate of float32, exactly.
+// Activations are widened once, when they are packed; weights by every tile.
+constexpr bool kUnsignedActivations = false;
+using Activation8 = int16_t;
+constexpr int kI8Rows = 6;  // of 16 registers: 12 sums, 2 of weights, 1 of activations, 1 product
 #else
 constexpr bool kUnsignedActivations = false;
+using Activation8 = int8_t;
 constexpr int kI8Rows = 2;
 #endif
 
@@ -47,7 +56,7 @@ ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, __m512i b) {
 
 // Sums of Rows rows of a tile against one panel: out[r][0..32). load(q, half) gives quad q of 16 outputs.
 template <int Rows, class Load>
-ROOTS_INLINE void vnni_tile(int64_t quads, const uint8_t* a, int64_t stride, const Load& load,
+ROOTS_INLINE void vnni_tile(int64_t quads, const Activation8* a, int64_t stride, const Load& load,
                             const int32_t* sums, int32_t (*out)[kPanel]) {
   __m512i low[Rows], high[Rows];
   unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
@@ -70,9 +79,36 @@ ROOTS_INLINE void vnni_tile(int64_t quads, const uint8_t* a, int64_t stride, con
 }
 #endif
 
-// Sums of Rows rows of a tile against one panel: out[r][0..32).
-template <int Rows>
-ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel,
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+// As assembly, in this order: GCC 12 fetches all activations of a quad first and then lacks registers for the
+// sums, which go through memory.
+ROOTS_INLINE __m256i broadcast_quad(const Activation8* a) {
+  __m256i quad;
+  __asm__ volatile("vpbroadcastq %1, %0" : "=x"(quad) : "m"(*reinterpret_cast<const int64_t*>(a)));
+  return quad;
+}
+// sum + products of 16-bit numbers, two to a lane.
+ROOTS_INLINE __m256i dot_pairs(__m256i sum, __m256i a, __m256i b) {
+  __m256i product;
+  __asm__ volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
+  return sum;
+}
+
+// A panel as 16-bit numbers, for tiles of many rows: strips of eight outputs, each one stream.
+constexpr int64_t kStrip = 8;
+ROOTS_INLINE void widen_panel(int64_t quads, const int8_t* panel, int16_t* to) {
+  for (int64_t strip = 0; strip < kPanel / kStrip; ++strip)
+    for (int64_t q = 0; q < quads; ++q)
+      for (int64_t half = 0; half < 2; ++half, to += 16)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(
+                                panel + q * kPanel * kQuad + strip * kStrip * kQuad + half * 16))));
+}
+#endif
+
+// Sums of Rows rows of a tile against one panel: out[r][0..32). Wide: a panel of widen_panel().
+template <int Rows, bool Wide = false>
+ROOTS_INLINE void i8_tile(int64_t quads, const Activation8* a, int64_t stride, const int8_t* panel,
                           const int32_t* sums, int32_t (*out)[kPanel]) {
 #if defined(__AVX512VNNI__)
   vnni_tile<Rows>(
@@ -84,31 +120,52 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t stride, const
       },
       sums, out);
 #elif defined(__AVX2__)
-  // Bytes are widened to 16 bits first: the byte product of AVX2 saturates. Each 128-bit half of an
-  // accumulator holds the two pair sums of two outputs, added at the end.
   (void)sums;
-  for (int half = 0; half < 2; ++half) {  // 16 outputs at a time: 4 accumulators a row
-    __m256i acc[Rows][4];
-    for (int r = 0; r < Rows; ++r)
-      for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_setzero_si256();
-    for (int64_t q = 0; q < quads; ++q) {
-      __m256i b[4];
-      for (int j = 0; j < 4; ++j)
-        b[j] = _mm256_cvtepi8_epi16(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + q * 128 + half * 64 + j * 16)));
-      for (int r = 0; r < Rows; ++r) {
-        int32_t quad;
-        __builtin_memcpy(&quad, a + q * stride + r * kQuad, 4);
-        const __m256i x = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
-        for (int j = 0; j < 4; ++j) acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(x, b[j]));
+  // Vectors of four outputs at a time; few rows take whole lines of the panel, which then is one stream. A
+  // chain of sums is an addition long, one cycle, so that a few of them suffice.
+  constexpr int kVectors = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
+  for (int64_t from = 0; from < kPanel; from += 4 * kVectors) {
+    __m256i acc[Rows * kVectors];
+    unrolled<Rows * kVectors>([&](auto n) { acc[n] = _mm256_setzero_si256(); });
+    const Activation8* x = a;
+    const int64_t strip_size = quads * kStrip * kQuad;
+    const int16_t* wide = reinterpret_cast<const int16_t*>(panel) + from / kStrip * strip_size;
+    const int8_t* b = panel + from * kQuad;
+    for (int64_t q = 0; q < quads; ++q, x += stride, b += kPanel * kQuad, wide += kStrip * kQuad) {
+      if constexpr (Rows == 1 && !Wide) {
+        __builtin_prefetch(b + kAhead);
+        __builtin_prefetch(b + kAhead + 64);
+      }
+      const auto weights = [&](int j) {
+        if constexpr (Wide)
+          return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(wide + j / 2 * strip_size + j % 2 * 16));
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b + j * 16)));
+      };
+      if constexpr (Rows <= 2) {
+        __m256i rows[Rows];
+        unrolled<Rows>([&](auto r) { rows[r] = broadcast_quad(x + r * kQuad); });
+        unrolled<kVectors>([&](auto j) {
+          const __m256i w = weights(j);
+          unrolled<Rows>(
+              [&](auto r) { acc[r * kVectors + j] = dot_pairs(acc[r * kVectors + j], rows[r], w); });
+        });
+      } else {
+        __m256i w[kVectors];
+        unrolled<kVectors>([&](auto j) { w[j] = weights(j); });
+        unrolled<Rows>([&](auto r) {
+          const __m256i v = broadcast_quad(x + r * kQuad);
+          unrolled<kVectors>(
+              [&](auto j) { acc[r * kVectors + j] = dot_pairs(acc[r * kVectors + j], v, w[j]); });
+        });
       }
     }
-    for (int r = 0; r < Rows; ++r)
-      for (int j = 0; j < 4; ++j) {
-        int32_t pairs[8];
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs), acc[r][j]);
-        for (int c = 0; c < 4; ++c) out[r][half * 16 + j * 4 + c] = pairs[2 * c] + pairs[2 * c + 1];
-      }
+    // each output has two sums side by side
+    unrolled<Rows * kVectors / 2>([&](auto n) {
+      constexpr int r = decltype(n)::value / (kVectors / 2), j = decltype(n)::value % (kVectors / 2) * 2;
+      const __m256i joined = _mm256_hadd_epi32(acc[r * kVectors + j], acc[r * kVectors + j + 1]);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[r] + from + j * 4),
+                          _mm256_permute4x64_epi64(joined, 0xd8));
+    });
   }
 #else
   (void)sums;
@@ -126,19 +183,19 @@ ROOTS_INLINE void i8_tile(int64_t quads, const uint8_t* a, int64_t stride, const
 #endif
 }
 
-template <int Rows>
-void i8_tile_rows(int64_t quads, const uint8_t* a, int64_t stride, const int8_t* panel, const int32_t* sums,
-                  int32_t (*out)[kPanel]) {
-  i8_tile<Rows>(quads, a, stride, panel, sums, out);
+template <int Rows, bool Wide>
+void i8_tile_rows(int64_t quads, const Activation8* a, int64_t stride, const int8_t* panel,
+                  const int32_t* sums, int32_t (*out)[kPanel]) {
+  i8_tile<Rows, Wide>(quads, a, stride, panel, sums, out);
 }
 
-template <int Rows = kI8Rows>
-ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const uint8_t* a, int64_t stride,
+template <bool Wide = false, int Rows = kI8Rows>
+ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const Activation8* a, int64_t stride,
                                    const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
   if constexpr (Rows > 1) {
-    if (count < Rows) return i8_tile_dispatch<Rows - 1>(count, quads, a, stride, panel, sums, out);
+    if (count < Rows) return i8_tile_dispatch<Wide, Rows - 1>(count, quads, a, stride, panel, sums, out);
   }
-  i8_tile_rows<Rows>(quads, a, stride, panel, sums, out);
+  i8_tile_rows<Rows, Wide>(quads, a, stride, panel, sums, out);
 }
 
 // Activations are packed in tiles of equal height, quad by quad, so that one pointer reaches all rows of a
@@ -150,15 +207,29 @@ struct ActivationTiles {
         height((m - 1) / ((m + kI8Rows - 1) / kI8Rows) + 1),
         count((m + height - 1) / height) {}
   ROOTS_INLINE int64_t stride() const { return height * kQuad; }  // of neighbouring quads of a row
-  ROOTS_INLINE int64_t tile_bytes() const { return quads * stride(); }
+  ROOTS_INLINE int64_t tile_size() const { return quads * stride(); }
+  ROOTS_INLINE int64_t tile_bytes() const { return tile_size() * static_cast<int64_t>(sizeof(Activation8)); }
   ROOTS_INLINE int64_t bytes() const { return count * tile_bytes(); }
-  ROOTS_INLINE uint8_t* row(uint8_t* tiles, int64_t i) const {
-    return tiles + i / height * tile_bytes() + i % height * kQuad;
+  ROOTS_INLINE Activation8* row(Activation8* tiles, int64_t i) const {
+    return tiles + i / height * tile_size() + i % height * kQuad;
+  }
+  // A quad of a row, as it is or with 128 added to each.
+  static ROOTS_INLINE void put_quad(Activation8* to, uint32_t quad) {
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
+                     _mm_cvtepi8_epi16(_mm_cvtsi32_si128(static_cast<int>(quad))));
+#else
+    __builtin_memcpy(to, &quad, kQuad);
+#endif
   }
   // A row of quads * 4 bytes into its place.
-  ROOTS_INLINE void put(uint8_t* tiles, int64_t i, const uint8_t* from) const {
-    uint8_t* to = row(tiles, i);
-    for (int64_t q = 0; q < quads; ++q) __builtin_memcpy(to + q * stride(), from + q * kQuad, kQuad);
+  ROOTS_INLINE void put(Activation8* tiles, int64_t i, const uint8_t* from) const {
+    Activation8* to = row(tiles, i);
+    for (int64_t q = 0; q < quads; ++q) {
+      uint32_t quad;
+      __builtin_memcpy(&quad, from + q * kQuad, kQuad);
+      put_quad(to + q * stride(), quad);
+    }
   }
 };
 

@@ -22,19 +22,38 @@ ROOTS_INLINE void prefetch_slice(const int8_t* data, int64_t bytes, int64_t slic
   for (int64_t i = bytes * slice / slices; i < end; i += 64) __builtin_prefetch(data + i, 0, 2);
 }
 
-// Panels as they lie in memory; linear_w8a8_24.cc has others.
+// Panels as they lie in memory, or widened where many tiles read each; linear_w8a8_24.cc has others.
 struct DensePanels {
   const int8_t* data;
-  int64_t panel_bytes;
+  PackedShape shape;
+  bool widened = false;
+  ROOTS_INLINE DensePanels(const int8_t* d, const PackedShape& s, [[maybe_unused]] int64_t rows)
+      : data(d), shape(s) {
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+    widened = rows >= 4 * kI8Rows;
+#endif
+  }
   // What tile() reads, for `row_tiles` calls; nullptr when there is no memory.
-  ROOTS_INLINE const int8_t* panel(const Context&, int64_t p, int64_t) const {
-    return data + p * panel_bytes;
+  ROOTS_INLINE const int8_t* panel([[maybe_unused]] const Context& context, int64_t p, int64_t) const {
+    const int8_t* from = data + p * shape.panel_bytes();
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+    if (widened) {
+      auto* to = static_cast<int16_t*>(
+          context.scratch(context.host, 6, static_cast<size_t>(2 * shape.panel_bytes() + 1)));
+      if (to) widen_panel(shape.quads, from, to);
+      return reinterpret_cast<const int8_t*>(to);
+    }
+#endif
+    return from;
   }
   ROOTS_INLINE void prefetch(int64_t p, int64_t slice, int64_t slices) const {
-    prefetch_slice(data + p * panel_bytes, panel_bytes, slice, slices);
+    prefetch_slice(data + p * shape.panel_bytes(), shape.panel_bytes(), slice, slices);
   }
-  static ROOTS_INLINE void tile(int64_t count, int64_t quads, const uint8_t* a, int64_t stride,
-                                const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) {
+  ROOTS_INLINE void tile(int64_t count, int64_t quads, const Activation8* a, int64_t stride,
+                         const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) const {
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+    if (widened) return i8_tile_dispatch<true>(count, quads, a, stride, panel, sums, out);
+#endif
     i8_tile_dispatch(count, quads, a, stride, panel, sums, out);
   }
 };
@@ -43,7 +62,7 @@ struct DensePanels {
 // N) of four bytes each.
 template <class Weights, class Finish>
 ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64_t K,
-                             const uint8_t* activations, const Weights& weights, const int32_t* sums,
+                             const Activation8* activations, const Weights& weights, const int32_t* sums,
                              const Tensor& out, const Finish& finish) {
   Status failure = nullptr;
   const PackedShape shape(N, K);
@@ -82,7 +101,7 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
           __builtin_prefetch(line + 16, 1);
         }
         int32_t acc[kI8Rows][kPanel];
-        weights.tile(count, shape.quads, activations + t * tiles.tile_bytes(), tiles.stride(), panel,
+        weights.tile(count, shape.quads, activations + t * tiles.tile_size(), tiles.stride(), panel,
                      sums + p * kPanel, acc);
         for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
       }
@@ -99,7 +118,7 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
   if (M == 0 || N == 0) return nullptr;
   const ActivationTiles tiles(M, K);
   auto* activations =
-      static_cast<uint8_t*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes() + 64)));
+      static_cast<Activation8*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes() + 64)));
   auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
   CHECK(activations && row_scale, "out of memory");
   // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread

@@ -34,14 +34,24 @@ constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 8;
 constexpr int64_t kLeastChunkFlops = 1500000;
 // A transposed A is read in place for up to this many columns of B: packing pays when the panel is used more
 // often.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Six rows are less than half a line, so every line would be fetched for three tiles.
+constexpr int64_t kFewColumns = 64;
+#else
 constexpr int64_t kFewColumns = 512;
+#endif
 // B is read in place for up to this many rows of A, or when it takes no more than this: half of L2.
 constexpr int64_t kFewRows = 64, kInPlaceBytes = 512 * 1024;
 // Up to this many rows, B is read in place instead of being packed: packing would cost as much as the
 // product.
 constexpr int64_t kSkinnyRows = 4;
-// Up to this many rows, x W^T is made of dot products of rows, which need no packing.
+// Up to this many rows, x W^T is made of dot products of rows, which need no packing. With 16 registers a
+// tile of dot products is so small that rows come from L2 too often.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int64_t kDotRows = 4;
+#else
 constexpr int64_t kDotRows = 64;
+#endif
 
 }  // namespace
 }  // namespace ROOTS_ISA

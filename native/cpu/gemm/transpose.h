@@ -45,6 +45,31 @@ ROOTS_INLINE Vec<T> interleave_high(Vec<T> a, Vec<T> b) {
 template <class T>
 ROOTS_INLINE void transpose_square(Vec<T> (&rows)[Vec<T>::kWidth]) {
   constexpr int W = Vec<T>::kWidth;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    // within the halves of 128 bits first: half the instructions of the rounds below, whose interleaving
+    // crosses the halves each time
+    __m256 pairs[8], quads[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = _mm256_unpacklo_ps((__m256)rows[i].v, (__m256)rows[i + 1].v);
+      pairs[i + 1] = _mm256_unpackhi_ps((__m256)rows[i].v, (__m256)rows[i + 1].v);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+      quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+      quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+      quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      rows[i].v = (typename Vec<T>::Raw)_mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+      rows[i + 4].v = (typename Vec<T>::Raw)_mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+    }
+    return;
+  }
+#endif
 #pragma GCC unroll 4
   for (int round = 1; round < W; round *= 2) {
     Vec<T> next[W];
