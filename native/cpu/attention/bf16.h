@@ -17,30 +17,6 @@ ROOTS_INLINE int64_t half_offset(const Tensor& t, int64_t b, int64_t h, int64_t 
   return b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
 }
 
-// n <= kWidth neighbouring elements as floats; zero beyond.
-ROOTS_INLINE Vec<float> load_widened(const HalfMatrix& m, int64_t offset, int64_t n) {
-  constexpr int64_t W = Vec<float>::kWidth;
-  if (!m.is_bf16) return Vec<float>::load_partial(static_cast<const float*>(m.data) + offset, n);
-  const auto* p = static_cast<const uint16_t*>(m.data) + offset;
-  typedef uint16_t Halves __attribute__((vector_size(W * 2)));
-  typedef uint32_t Words __attribute__((vector_size(W * 4)));
-  Halves h = {};
-  if (n == W) {
-    __builtin_memcpy(&h, p, sizeof h);
-  } else {
-    for (int64_t i = 0; i < n; ++i) h[i] = p[i];
-  }
-  return Vec<float>((Vec<float>::Raw)(__builtin_convertvector(h, Words) << 16));
-}
-
-// To nearest even, as f32_to_bf16, but a NaN may lose its payload.
-ROOTS_INLINE Vec<float> rounded_to_bf16(Vec<float> x) {
-  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
-  const Words bits = (Words)x.v, odd = (bits >> 16) & 1;
-  const Vec<float> r((Vec<float>::Raw)((bits + 0x7fff + odd) & 0xffff0000u));
-  return select<float>(x != x, x, r);
-}
-
 struct HalfForm {
   using Value = float;
   using Panels = HalfPanels;

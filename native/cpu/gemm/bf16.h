@@ -27,6 +27,30 @@ ROOTS_INLINE float bf16_to_f32_at(const HalfMatrix& m, int64_t offset) {
                    : static_cast<const float*>(m.data)[offset];
 }
 
+// n <= kWidth neighbouring elements as floats; zero beyond.
+ROOTS_INLINE Vec<float> load_widened(const HalfMatrix& m, int64_t offset, int64_t n) {
+  constexpr int64_t W = Vec<float>::kWidth;
+  if (!m.is_bf16) return Vec<float>::load_partial(static_cast<const float*>(m.data) + offset, n);
+  const auto* p = static_cast<const uint16_t*>(m.data) + offset;
+  typedef uint16_t Halves __attribute__((vector_size(W * 2)));
+  typedef uint32_t Words __attribute__((vector_size(W * 4)));
+  Halves h = {};
+  if (n == W) {
+    __builtin_memcpy(&h, p, sizeof h);
+  } else {
+    for (int64_t i = 0; i < n; ++i) h[i] = p[i];
+  }
+  return Vec<float>((Vec<float>::Raw)(__builtin_convertvector(h, Words) << 16));
+}
+
+// To nearest even, as f32_to_bf16, but a NaN may lose its payload.
+ROOTS_INLINE Vec<float> rounded_to_bf16(Vec<float> x) {
+  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+  const Words bits = (Words)x.v, odd = (bits >> 16) & 1;
+  const Vec<float> r((Vec<float>::Raw)((bits + 0x7fff + odd) & 0xffff0000u));
+  return select<float>(x != x, x, r);
+}
+
 #if defined(__AVX512BF16__)
 
 struct HalfPanels {
@@ -109,8 +133,33 @@ ROOTS_INLINE void pack_half(const HalfMatrix& m, int64_t origin, int64_t across,
 
 using HalfPanels = PlainPanels<float>;
 
+// Lines (rows of A, columns of B) of a panel of `width` lines; along k with stride `along`, across lines with
+// stride `across`.
 ROOTS_INLINE void pack_half(const HalfMatrix& m, int64_t origin, int64_t across, int64_t along, int64_t lines,
                             int64_t width, int64_t depth, float* out) {
+  constexpr int64_t W = Vec<float>::kWidth;
+  if (along == 1) {
+    for (int64_t r = 0; r < width; r += W)
+      for (int64_t k = 0; k < depth; k += W) {
+        const int64_t n = depth - k < W ? depth - k : W, keep = width - r < W ? width - r : W;
+        Vec<float> rows[W];
+        for (int64_t j = 0; j < W; ++j)
+          rows[j] = r + j < lines ? rounded_to_bf16(load_widened(m, origin + (r + j) * across + k, n))
+                                  : Vec<float>();
+        transpose_square(rows);
+        for (int64_t q = 0; q < n; ++q) rows[q].store_partial(out + (k + q) * width + r, keep);
+      }
+    return;
+  }
+  if (across == 1) {
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t r = 0; r < width; r += W) {
+        const int64_t left = lines - r, n = left < 0 ? 0 : left < W ? left : W;
+        rounded_to_bf16(load_widened(m, origin + k * along + r, n))
+            .store_partial(out + k * width + r, width - r < W ? width - r : W);
+      }
+    return;
+  }
   for (int64_t k = 0; k < depth; ++k)
     for (int64_t r = 0; r < width; ++r)
       out[k * width + r] = r < lines ? bf16_to_f32(bf16_at(m, origin + r * across + k * along)) : 0.0f;
@@ -156,15 +205,7 @@ struct HalfDots {
   static constexpr int64_t kStep = Vec<float>::kWidth;
   static ROOTS_INLINE Vec<float> load(const float* p, int64_t n) { return Vec<float>::load_partial(p, n); }
   static ROOTS_INLINE Vec<float> load(const uint16_t* p, int64_t n) {
-    typedef uint16_t Halves __attribute__((vector_size(Vec<float>::kWidth * 2)));
-    typedef uint32_t Words __attribute__((vector_size(Vec<float>::kWidth * 4)));
-    Halves h = {};
-    if (n == kStep) {
-      __builtin_memcpy(&h, p, sizeof h);
-    } else {
-      for (int64_t i = 0; i < n; ++i) h[i] = p[i];
-    }
-    return Vec<float>((Vec<float>::Raw)(__builtin_convertvector(h, Words) << 16));
+    return load_widened({p, true, 0, 1}, 0, n);
   }
   static ROOTS_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> sum) {
     return fma(a, b, sum);

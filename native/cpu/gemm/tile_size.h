@@ -40,8 +40,14 @@ constexpr int64_t kFewColumns = 64;
 #else
 constexpr int64_t kFewColumns = 512;
 #endif
-// B is read in place for up to this many rows of A, or when it takes no more than this: half of L2.
+// B is read in place for up to this many rows of A, or when it takes no more than this: half of L2. The
+// narrow panels of AVX2 are one line a row, and rows of a power of two apart share a few sets of L1: always
+// packed.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int64_t kFewRows = 16, kInPlaceBytes = 0;
+#else
 constexpr int64_t kFewRows = 64, kInPlaceBytes = 512 * 1024;
+#endif
 // Up to this many rows, B is read in place instead of being packed: packing would cost as much as the
 // product.
 constexpr int64_t kSkinnyRows = 4;
