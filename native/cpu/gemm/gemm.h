@@ -503,22 +503,27 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           const int64_t p0 = (chunk % row_chunks) * row_group, q0 = (chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
           const int64_t q1 = q0 + columns_per_chunk < n_panels ? q0 + columns_per_chunk : n_panels;
-          // one A panel stays in L1 while the B panels of the chunk stream from L2
-          for (int64_t p = p0; p < p1; ++p) {
+          const auto one = [&](int64_t p, int64_t q) {
             const int64_t i0 = p * height, rows = mc - i0 < height ? mc - i0 : height;
-            if (rows <= 0) break;
+            if (rows <= 0) return;
             const Packed* a = a_place.data ? a_place.at(ic + i0, kc) : a_pack + p * kTileRows * groups;
-            for (int64_t q = q0; q < q1; ++q) {
-              const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
-              const int64_t at = (ic + i0) * ldc + jc + j0;
-              const Packed* b =
-                  q < b_first ? b_place.at(kc / kGroup, jc + j0) : b_pack + (q - b_first) * kColumns * groups;
-              const int64_t ldb = q < b_first ? b_place.ld : kColumns;
-              multiply(rows, groups, a, b, ldb, c + at, columns, first);
-              if (last && !epilogue.empty())
-                for (int64_t r = 0; r < rows; ++r)
-                  epilogue.apply(c + at + r * ldc, at + r * ldc, jc + j0, columns);
-            }
+            const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
+            const int64_t at = (ic + i0) * ldc + jc + j0;
+            const Packed* b =
+                q < b_first ? b_place.at(kc / kGroup, jc + j0) : b_pack + (q - b_first) * kColumns * groups;
+            const int64_t ldb = q < b_first ? b_place.ld : kColumns;
+            multiply(rows, groups, a, b, ldb, c + at, columns, first);
+            if (last && !epilogue.empty())
+              for (int64_t r = 0; r < rows; ++r)
+                epilogue.apply(c + at + r * ldc, at + r * ldc, jc + j0, columns);
+          };
+          // the panel of the outer loop stays in L1 while the others of the chunk stream from L2
+          if constexpr (kColumnsStay) {
+            for (int64_t q = q0; q < q1; ++q)
+              for (int64_t p = p0; p < p1; ++p) one(p, q);
+          } else {
+            for (int64_t p = p0; p < p1; ++p)
+              for (int64_t q = q0; q < q1; ++q) one(p, q);
           }
         });
       }

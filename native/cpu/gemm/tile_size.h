@@ -21,9 +21,17 @@ constexpr int kTileRows = 4, kTileVectors = 2;
 template <class T>
 constexpr int kTileColumns = kTileVectors * Vec<T>::kWidth;
 
+#if defined(__AVX512F__)
 // K is cut so that a packed B panel (32 columns x 384 x 4 bytes = 48 KiB) streams from L2 while the A panel
 // (14 x 384 x 4 = 21 KiB) stays in L1.
 constexpr int64_t kBlockK = 384;
+constexpr bool kColumnsStay = false;
+#else
+// The other way round where panels of B are narrow: 16 columns x 256 x 4 bytes = 16 KiB stay in L1, the A
+// panels (6 x 256 x 4 = 6 KiB) stream, a third of the bytes.
+constexpr int64_t kBlockK = 256;
+constexpr bool kColumnsStay = true;
+#endif
 // Rows of A packed at once: 2016 = 144 tiles of 14, 3 MiB of float, well inside L3.
 constexpr int64_t kBlockM = 2016;
 // Columns of B packed at once: 384 x 4096 x 4 = 6 MiB of float, inside L3 together with A.
