@@ -28,8 +28,10 @@ export { SequenceClassifier } from './models/sequence_classification.js';
 export { LlamaForCausalLM } from './models/llama.js';
 export { enableGrad, isGradEnabled, noGrad } from './autograd/modes.js';
 export {
+  asGraph,
   devices,
   getThreads,
+  graphCounts,
   memory,
   releaseCachedMemory,
   resetPeakMemory,

@@ -71,6 +71,7 @@ describeEmulated(
   () => {
     const env = { ROOTS_CUDA_MODULE: emulated };
     const hopper = { ...env, ROOTS_CUDA_HOPPER: '1' };
+    const graphs = { ...env, ROOTS_CUDA_GRAPHS: '1' };
     it('results follow their inputs; mixing devices names both', () => {
       expect(
         run(
@@ -218,7 +219,7 @@ describeEmulated(
         const cli = ['--import', 'tsx', join(root, 'lib/cli/main.ts'), 'train', ...size.split(' ')];
         const out = execFileSync(
           process.execPath,
-          [...cli, ...rest, '--out', join(folder, device + (more['ROOTS_CUDA_HOPPER'] ?? ''))],
+          [...cli, ...rest, '--out', join(folder, device + Object.keys(more).join(''))],
           { cwd: root, env: { ...process.env, ROOTS_TEST_DEVICE: '', ...more }, stdio: 'pipe' },
         );
         return JSON.parse(String(out)) as { trainLoss: number; valLoss: number };
@@ -229,7 +230,83 @@ describeEmulated(
         expect(there.trainLoss).toBeCloseTo(here.trainLoss, 2);
         expect(there.valLoss).toBeCloseTo(here.valLoss, 2);
       }
-    }, 120_000);
+      // the same kernels with the same arguments in the same order: the same bits
+      const single = train('cuda', { ...env, AGAIN: '1' });
+      const { trainLoss, valLoss } = train('cuda', graphs);
+      expect([trainLoss, valLoss]).toEqual([single.trainLoss, single.valLoss]);
+    }, 240_000);
+    it('graphs of decoded tokens and of steps give the same bits, and are updated instead of made anew', () => {
+      const source = `
+        const config = { architectures: ['GPT2LMHeadModel'], model_type: 'gpt2', n_embd: 32, n_layer: 2, n_head: 2, n_positions: 48, vocab_size: 29, layer_norm_epsilon: 1e-5 };
+        const model = roots.GPT2LMHeadModel.create(config, new roots.Generator(5)).to('cuda');
+        const { generateIds } = await import(${JSON.stringify(join(root, 'lib/generate/generate.ts'))});
+        const tokens: unknown[] = [];
+        for await (const step of generateIds(model, [[1, 2, 3], [4, 5, 6]], { maxNewTokens: 24, greedy: true })) tokens.push(step);
+        const decoded = roots.graphCounts('cuda');
+        model.requiresGrad();
+        const optimizer = new roots.AdamW(model.parameters(), { lr: 1e-2 });
+        const losses: number[] = [];
+        for (let i = 0; i < 6; i++) {
+          optimizer.scaleLr(1 / (i + 1)); // an argument that changes
+          const ids = roots.tensor(Int32Array.from({ length: 32 }, (_, j) => (j * 5 + i) % 29), { shape: [2, 16], device: 'cuda' });
+          const loss = roots.asGraph('cuda', 'step', () => {
+            const l = roots.tidy(() => { const l = model.loss({ inputIds: ids, labels: ids }); l.backward(); return l.detach(); });
+            optimizer.step();
+            return l;
+          });
+          optimizer.zeroGrad();
+          losses.push(await loss.item());
+        }
+        print([tokens, losses, decoded, roots.graphCounts('cuda')]);`;
+      type Got = [
+        unknown[],
+        number[],
+        Record<'sent' | 'made', number>,
+        Record<'sent' | 'made', number>,
+      ];
+      const one = run(source, env) as Got;
+      const all = run(source, graphs) as Got;
+      expect(one[2]).toEqual({ sent: 0, made: 0 });
+      expect(all.slice(0, 2)).toEqual(one.slice(0, 2));
+      expect(new Set(one[1]).size).toBe(6);
+      expect(all[2].sent).toBe(23); // the first token comes from the prompt
+      expect(all[2].made).toBeLessThanOrEqual(2);
+      const steps = all[3].sent - all[2].sent;
+      expect(steps).toBeGreaterThanOrEqual(6);
+      // moments are made in the first step
+      expect(all[3].made - all[2].made).toBeLessThanOrEqual((2 * steps) / 6);
+    });
+    it('a graph is divided by what cannot be captured: uploads, reads, memory given back', () => {
+      const source = `
+        const x = roots.tensor([1, 2, 3, 4], { device: 'cuda' });
+        const seen: number[][] = [];
+        for (let i = 0; i < 3; i++)
+          roots.asGraph('cuda', 'outer', () => {
+            const a = x.mul(2);
+            seen.push(Array.from(a.dataSync()));
+            const b = a.add(roots.tensor([i, i, i, i], { device: 'cuda' }));
+            a.dispose();
+            roots.releaseCachedMemory();
+            const c = roots.asGraph('cuda', 'inner', () => b.mul(b));
+            b.dispose();
+            seen.push(Array.from(c.dataSync()));
+          });
+        const wrong = failure(() => roots.asGraph('cuda', 'bad', () => { throw new RangeError('mine'); }));
+        const after = Array.from(x.add(1).dataSync());
+        print([seen, wrong, after, roots.graphCounts('cuda').sent > 5]);`;
+      const want = [0, 1, 2].flatMap((i) => [[2, 4, 6, 8], [2, 4, 6, 8].map((v) => (v + i) ** 2)]);
+      expect(run(source, graphs)).toEqual([
+        want,
+        [undefined, 'mine'].map((v) => v ?? null),
+        [2, 3, 4, 5],
+        true,
+      ]);
+    });
+    it('asGraph just runs on the CPU', () => {
+      expect(
+        run(`print([roots.asGraph('cpu', 'x', () => 3), roots.graphCounts('cpu')]);`, env),
+      ).toEqual([3, { sent: 0, made: 0 }]);
+    });
     it('prunes, repairs by least squares and quantizes there, as on the CPU', () => {
       const folder = temporaryFolder('cuda-compress');
       const words = ['the', 'cat', 'saw', 'a', 'dog', 'and', 'ran', 'home', 'in', 'rain'];

@@ -1,6 +1,7 @@
 // The generation loop: prefill, then one token at a time from the cache. Asynchronous: the event loop is free while
 // the native core works.
 import { noGrad } from '../autograd/modes.js';
+import { asGraph } from '../native/device.js';
 import type { CausalLM } from '../models/causal_lm.js';
 import { tensor } from '../tensor/create.js';
 import { OptionError, RootsError } from '../tensor/errors.js';
@@ -71,18 +72,17 @@ export async function* generateIds(
         { device: model.device },
       ),
     );
+  const { device } = model;
   const forward = (ids: Int32Array, t: number, positions: Int32Array | null): Tensor =>
-    tidy(() =>
-      noGrad(
-        () =>
-          model.forward({
-            inputIds: tensor(ids, { shape: [prompts.length, t] }),
-            positionIds: positions && tensor(positions, { shape: [prompts.length, t] }),
-            cache,
-            logitsToKeep: 1,
-          }).logits,
-      ),
-    );
+    tidy(() => {
+      // on the device before the graph begins, which an upload would divide
+      const place = { shape: [prompts.length, t], device };
+      const inputIds = tensor(ids, place);
+      const positionIds = positions && tensor(positions, place);
+      const run = (): Tensor =>
+        noGrad(() => model.forward({ inputIds, positionIds, cache, logitsToKeep: 1 }).logits);
+      return t === 1 ? asGraph(device, 'decode', run) : run();
+    });
   try {
     const ids = new Int32Array(prompts.length * width);
     const positions = new Int32Array(prompts.length * width);

@@ -96,6 +96,32 @@ export function resetPeakMemory(device: Device = 'cpu'): void {
   native().resetPeakMemory(nativeIndex(device));
 }
 
+const graphKeys = new Map<string, number>();
+
+/**
+ * Runs `queue`, whose kernels a GPU then gets as one CUDA graph instead of one by one; elsewhere it just runs. Calls with the same
+ * `key` should queue the same kernels, with any arguments: the graph of the first is updated, one of other kernels is made anew.
+ * `queue` must be synchronous, and reads and uploads within it divide the graph. Needs ROOTS_CUDA_GRAPHS=1 (docs/cuda.md).
+ */
+export function asGraph<T>(device: Device, key: string, queue: () => T): T {
+  if (device === 'cpu') return queue();
+  const index = nativeIndex(device);
+  let id = graphKeys.get(key);
+  if (id === undefined) graphKeys.set(key, (id = graphKeys.size));
+  native().graphMark(index, id, true);
+  try {
+    return queue();
+  } finally {
+    native().graphMark(index, id, false);
+  }
+}
+
+/** Graphs that were sent to a device, and how many of them were made anew, once everything queued has been sent. Blocks. */
+export function graphCounts(device: Device): { sent: number; made: number } {
+  const [sent, made] = native().graphCounts(nativeIndex(device));
+  return { sent, made };
+}
+
 /** How many threads one kernel may use, from 1 to 256. Results have the same bits for every number. */
 export function setThreads(count: number): void {
   native().setThreads(count);

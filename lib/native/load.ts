@@ -58,6 +58,9 @@ export interface NativeAddon {
   memory(device?: number): NativeMemory;
   setMemoryLimit(bytes: number, device?: number): void;
   releaseCachedMemory(): void;
+  /** A mark in the queue: kernels between two are sent together, where the device can do that. */
+  graphMark(device: number, key: number, begin: boolean): void;
+  graphCounts(device: number): [sent: number, made: number];
   resetPeakMemory(device?: number): void;
   setThreads(count: number): void;
   getThreads(): number;

@@ -11,7 +11,7 @@ import { permuted } from '../data/dataset.js';
 import type { Dataset } from '../data/dataset.js';
 import { replaceFile } from '../io/checkpoint.js';
 import type { JsonObject } from '../io/json.js';
-import { memory } from '../native/device.js';
+import { asGraph, memory } from '../native/device.js';
 import type { Module } from '../nn/module.js';
 import { Adafactor } from '../optim/adafactor.js';
 import { Adam, AdamW } from '../optim/adam.js';
@@ -448,17 +448,20 @@ export class Trainer<M extends Module, B, E = B> {
     let tokens = 0;
     optimizer.scaleLr(this.#schedule(state.step));
     const lossScale = args.fp16 ? state.lossScale.factor : 1;
+    const { device } = this.#parameters[0]!;
     for (let micro = 0; micro < args.gradientAccumulationSteps; micro++) {
       if (state.position >= this.#o.trainDataset.length) break;
       const batch = await this.#o.trainDataset.get(this.#nextIndices(), state.epoch);
       tokens += this.#objective.tokens(batch);
       losses.push(
-        tidy(() => {
-          const { loss } = this.#inPrecision(() => this.#objective.loss(this.model, batch));
-          if (lossScale === 1) backward(loss);
-          else backward(loss, full([], lossScale, { dtype: 'float32', device: loss.device }));
-          return loss.detach();
-        }),
+        tidy(() =>
+          asGraph(device, `train ${micro}`, () => {
+            const { loss } = this.#inPrecision(() => this.#objective.loss(this.model, batch));
+            if (lossScale === 1) backward(loss);
+            else backward(loss, full([], lossScale, { dtype: 'float32', device: loss.device }));
+            return loss.detach();
+          }),
+        ),
       );
     }
     const scale = gradientScale(this.#parameters, {
@@ -467,7 +470,7 @@ export class Trainer<M extends Module, B, E = B> {
       inverseScale: 1 / (losses.length * lossScale),
     });
     try {
-      optimizer.step({ scale });
+      asGraph(device, 'update', () => optimizer.step({ scale }));
       optimizer.zeroGrad();
       const values = await Promise.all(losses.map((l) => l.item()));
       const { norm, finite } = await scale.read();

@@ -66,6 +66,41 @@ void release_cached(const Napi::CallbackInfo& info) {
 }
 void reset_peak(const Napi::CallbackInfo& info) { allocator_argument(info, 0)->reset_peak(); }
 
+// A mark in the queue of a device that sends kernels together.
+class GraphTask final : public Task {
+ public:
+  GraphTask(const Backend* backend, int64_t key, bool begin) : backend_(backend), key_(key), begin_(begin) {}
+  Status run(const Context&) override { return backend_->graph_mark(key_, begin_ ? 1 : 0); }
+  const char* name() const override { return "graph"; }
+
+ private:
+  const Backend* backend_;
+  int64_t key_;
+  bool begin_;
+};
+
+// graphMark(device, key, begin)
+void graph_mark(const Napi::CallbackInfo& info) {
+  int64_t key;
+  const Backend* backend = allocator_argument(info, 0)->backend();
+  if (info.Length() < 3 || !to_size(info.Env(), info[1], &key) || !info[2].IsBoolean())
+    throw Napi::TypeError::New(info.Env(), "graphMark: expected a device, a number and a boolean");
+  if (backend->graph_mark)
+    static_cast<Environment*>(info.Data())
+        ->stream.submit(std::make_unique<GraphTask>(backend, key, info[2].As<Napi::Boolean>().Value()));
+}
+
+// graphCounts(device): [sent, made], of what has run
+Napi::Value graph_counts(const Napi::CallbackInfo& info) {
+  static_cast<Environment*>(info.Data())->stream.synchronize();
+  int64_t counts[2] = {};
+  const Backend* backend = allocator_argument(info, 0)->backend();
+  if (backend->graph_counts) backend->graph_counts(&counts[0], &counts[1]);
+  Napi::Array out = Napi::Array::New(info.Env());
+  for (uint32_t i = 0; i < 2; ++i) out.Set(i, static_cast<double>(counts[i]));
+  return out;
+}
+
 void set_threads(const Napi::CallbackInfo& info) {
   int64_t count;
   if (info.Length() < 1 || !to_size(info.Env(), info[0], &count) || count < 1 || count > 256)
@@ -90,6 +125,8 @@ void register_device(Napi::Env env, Napi::Object exports, Environment* environme
   exports.Set("releaseCachedMemory",
               Napi::Function::New(env, release_cached, "releaseCachedMemory", environment));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak, "resetPeakMemory"));
+  exports.Set("graphMark", Napi::Function::New(env, graph_mark, "graphMark", environment));
+  exports.Set("graphCounts", Napi::Function::New(env, graph_counts, "graphCounts", environment));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads", environment));
   exports.Set("getThreads", Napi::Function::New(env, get_threads, "getThreads"));
 }

@@ -14,7 +14,7 @@ namespace roots {
 enum class CopyKind : int32_t { host_to_device = 0, device_to_host = 1, device_to_device = 2 };
 
 struct Backend {
-  uint64_t abi;               // kernel_abi_hash() of the build that made this backend
+  uint64_t abi;               // backend_abi_hash() of the build that made this backend
   const char* name;           // "cpu", "cuda"
   int32_t (*device_count)();  // 0, with last_error() set, when the driver is missing
   int64_t (*memory_bytes)();  // of the device; 0: the system decides
@@ -23,9 +23,15 @@ struct Backend {
   void (*release)(void* data, size_t bytes);
   Status (*copy)(void* destination, const void* source, size_t bytes, CopyKind kind);
   const KernelTable* (*kernels)();
+  // Kernels between two marks are sent together, where the device can do that (native/cuda/graph.cuh); both may
+  // be null. Stretches of the same key hold the same kernels again.
+  Status (*graph_mark)(int64_t key, int32_t begin);
+  void (*graph_counts)(int64_t* sent, int64_t* made);
   const char* (*describe)();  // the instruction set or the device name, for devices()
   const char* (*last_error)();
 };
+
+constexpr uint64_t backend_abi_hash() { return kernel_abi_hash() ^ (sizeof(Backend) << 32); }
 
 }  // namespace roots
 

@@ -103,7 +103,7 @@ const Selected& selected() {
 }  // namespace
 
 const Backend* cpu_backend() {
-  static const Backend backend = {kernel_abi_hash(),
+  static const Backend backend = {backend_abi_hash(),
                                   "cpu",
                                   [] { return int32_t{1}; },
                                   [] { return int64_t{0}; },
@@ -111,6 +111,8 @@ const Backend* cpu_backend() {
                                   release,
                                   copy,
                                   [] { return &selected().table; },
+                                  nullptr,
+                                  nullptr,
                                   [] { return isa_name(selected().level); },
                                   [] {
                                     selected();

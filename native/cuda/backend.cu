@@ -29,12 +29,24 @@ int64_t memory_bytes() { return int64_t{2} << 30; }
 bool raw_allocate(size_t bytes, void** out) {
   return (*out = aligned_alloc(256, (bytes + 255) / 256 * 256)) != nullptr;
 }
-void raw_release(void* data) { free(data); }
-Status raw_copy(void* to, const void* from, size_t bytes, CopyKind) {
-  memcpy(to, from, bytes);
+void raw_release(void* data) {
+  const GraphPause pause;  // launches that were captured may use it
+  free(data);
+}
+Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
+  auto run = [=] { memcpy(to, from, bytes); };
+  if (kind != CopyKind::device_to_device) {
+    const GraphPause pause;
+    run();
+  } else if (!graph_record(run)) {
+    run();
+  }
   return nullptr;
 }
-void raw_zero(void* data, size_t bytes) { memset(data, 0, bytes); }
+void raw_zero(void* data, size_t bytes) {
+  auto run = [=] { memset(data, 0, bytes); };
+  if (!graph_record(run)) run();
+}
 
 #else
 
@@ -97,15 +109,40 @@ bool raw_allocate(size_t bytes, void** out) {
   cudaGetLastError();  // out of memory is not sticky: the caller drops its cache and tries again
   return false;
 }
-void raw_release(void* data) { cudaFree(data); }
+void raw_release(void* data) {
+  const GraphPause pause;  // launches that were captured may use it
+  cudaFree(data);
+}
+
+// Waits for all that was sent so far. With graphs not for the stream, which another thread may make capture.
+cudaError_t wait_for_all(const GraphPause&) {
+  if (!graphs_wanted()) return cudaStreamSynchronize(g_stream);
+  static thread_local cudaEvent_t event = nullptr;
+  cudaError_t error = event ? cudaSuccess : cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (error == cudaSuccess) error = cudaEventRecord(event, g_stream);
+  return error == cudaSuccess ? cudaEventSynchronize(event) : error;
+}
+
 Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
   const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice};
+  const auto start = [&] {
+    return cudaMemcpyAsync(to, from, bytes, kinds[static_cast<int>(kind)], g_stream);
+  };
+  if (kind == CopyKind::device_to_device) {
+    const GraphLock lock;
+    return words_of(start());
+  }
+  const GraphPause pause;
+  if (pause.status()) return pause.status();
   // from pageable memory the call returns when the source may be reused
-  cudaError_t error = cudaMemcpyAsync(to, from, bytes, kinds[static_cast<int>(kind)], g_stream);
-  if (error == cudaSuccess && kind == CopyKind::device_to_host) error = cudaStreamSynchronize(g_stream);
+  cudaError_t error = start();
+  if (error == cudaSuccess && kind == CopyKind::device_to_host) error = wait_for_all(pause);
   return words_of(error);
 }
-void raw_zero(void* data, size_t bytes) { cudaMemsetAsync(data, 0, bytes, g_stream); }
+void raw_zero(void* data, size_t bytes) {
+  const GraphLock lock;
+  cudaMemsetAsync(data, 0, bytes, g_stream);
+}
 
 #endif
 
@@ -233,10 +270,11 @@ cudaStream_t stream() { return g_stream; }
 
 extern "C" __attribute__((visibility("default"))) const roots::Backend* backend_entry(uint64_t) {
   using namespace roots;
-  static const Backend backend = {kernel_abi_hash(),  "cuda",
+  static const Backend backend = {backend_abi_hash(), "cuda",
                                   cuda::device_count, cuda::memory_bytes,
                                   cuda::allocate,     cuda::release,
                                   cuda::transfer,     cuda::kernels,
+                                  cuda::graph_mark,   cuda::graph_counts,
                                   cuda::describe,     [] { return static_cast<const char*>(cuda::g_words); }};
   return &backend;
 }

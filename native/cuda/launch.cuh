@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/kernels.h"
+#include "cuda/graph.cuh"
 #include "cuda/platform.cuh"
 
 namespace roots {
@@ -62,8 +63,11 @@ inline unsigned grid_for(int64_t blocks) {
 template <class Kernel, class... Args>
 Status launch(Kernel kernel, dim3 grid, dim3 block, size_t shared, Args... args) {
   if (shared > 232448) return kNoSharedMemory;
-  auto call = [&] { kernel(args...); };
-  emulator::run_grid(grid, block, shared, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+  auto run = [=] {
+    auto call = [&] { kernel(args...); };
+    emulator::run_grid(grid, block, shared, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+  };
+  if (!graph_record(run)) run();
   return nullptr;
 }
 
@@ -77,6 +81,7 @@ Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, A
                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     if (error != cudaSuccess) return kNoSharedMemory;
   }
+  const GraphLock lock;
   // clang-format off
   kernel<<<grid, block, shared, stream()>>>(static_cast<Params>(args)...);
   // clang-format on

@@ -35,8 +35,8 @@ std::string open(Devices& d, const std::string& path) {
   if (!library) return dlerror();
   const auto entry = reinterpret_cast<decltype(&backend_entry)>(dlsym(library, "backend_entry"));
   if (!entry) return path + " is not a backend of roots-llm";
-  const Backend* backend = entry(kernel_abi_hash());
-  if (!backend || backend->abi != kernel_abi_hash())
+  const Backend* backend = entry(backend_abi_hash());
+  if (!backend || backend->abi != backend_abi_hash())
     return path + " was built with another version of roots-llm; build or install both together";
   if (backend->device_count() == 0) return backend->last_error();
   const int index = d.count;
