@@ -44,6 +44,8 @@ class Backend(ctypes.Structure):
                 ("release", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)),
                 ("copy", ctypes.CFUNCTYPE(STATUS, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32)),
                 ("kernels", ctypes.CFUNCTYPE(ctypes.c_void_p)),
+                ("graph_mark", ctypes.CFUNCTYPE(STATUS, ctypes.c_int64, ctypes.c_int32)),
+                ("graph_counts", ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64))),
                 ("describe", ctypes.CFUNCTYPE(ctypes.c_char_p)),
                 ("last_error", ctypes.CFUNCTYPE(ctypes.c_char_p))]
 
@@ -101,6 +103,20 @@ class Module:
         status = self.functions[name](None, *values)
         if status:
             raise RuntimeError(f"{name}: {status.decode()}")
+
+    def graph(self, key, run):
+        """The kernels of run() as one graph; needs ROOTS_CUDA_GRAPHS=1."""
+        for begin in (1, 0):
+            status = self.backend.graph_mark(key, begin)
+            if status:
+                raise RuntimeError(f"graph: {status.decode()}")
+            if begin:
+                run()
+
+    def graph_counts(self):
+        sent, made = ctypes.c_int64(), ctypes.c_int64()
+        self.backend.graph_counts(ctypes.byref(sent), ctypes.byref(made))
+        return sent.value, made.value
 
     def synchronize(self):
         status = self.backend.copy(None, None, 0, 1)
@@ -681,10 +697,55 @@ def hopper(c):
              "torch._int_mm", 2 * n ** 3 / 1e12, "TOP/s", f"{n}^3 NT")
 
 
+def graphs(c):
+    """What ROOTS_CUDA_GRAPHS=1 does, native/cuda/graph.cuh: updated graphs compute what single launches do; then what they save."""
+    expected = [1, 1, 1, 2, 3]  # graphs made so far: new arguments, other kernels, and back again
+    for turn, more in enumerate((0, 0, 0, 3, 0)):
+        c.total += 1
+        n = 1000 + 64 * turn  # other sizes: other grids
+        x, y, out = c.randn(n), c.randn(n), c.new((n,))
+        between = [torch.empty(n, device=c.m.device) for _ in range(2)]
+        if not c.m.emulated:
+            torch.cuda.synchronize()
+
+        def run():
+            c.m("add", x, y, between[0])
+            c.m("affine", between[0], between[1], 0.5 + turn, 1.0)
+            for _ in range(more):
+                c.m("mul", between[1], y, between[1])
+            c.m("tanh_forward", between[1], out.tensor)
+
+        c.m.graph(7, run)
+        c.m.synchronize()
+        want = (x.double() + y.double()) * (0.5 + turn) + 1.0
+        for _ in range(more):
+            want = want * y.double()
+        error = (out.tensor.double() - torch.tanh(want)).abs().max().item()
+        sent, made = c.m.graph_counts()
+        ok = error <= 1e-5 and out.intact() and (sent, made) == (turn + 1, expected[turn])
+        c.failed += not ok
+        c.out.write(json.dumps({"stage": "correctness", "kernel": "graph", "note": f"{4 + more - 1} kernels of {n}, turn {turn}",
+                                "error": error, "sent": sent, "made": made, "ok": ok}) + "\n")
+    c.out.flush()
+    if c.m.emulated:
+        return
+    for n, count in ((256, 200), (1 << 20, 200)):
+        x, out = c.randn(n), torch.empty(n, device="cuda")
+
+        def launches():
+            for _ in range(count):
+                c.m("add", x, x, out)
+
+        duel(c, "graph", lambda: c.m.graph(n, launches), launches, "single launches", count / 1e6, "launches/us",
+             f"{count} additions of {n} floats, captured and updated each time")
+
+
 def main():
     stage, path, out = sys.argv[1:4]
     if stage == "hopper":
         os.environ["ROOTS_CUDA_HOPPER"] = "1"
+    if stage == "graphs":
+        os.environ["ROOTS_CUDA_GRAPHS"] = "1"
     results = os.path.join(out, "results.jsonl")
     if stage == "table":
         rows = [json.loads(line) for line in open(results)]
@@ -716,7 +777,7 @@ def main():
                 return 0
             bench(checks)
             return 0
-        (hopper if stage == "hopper" else correctness)(checks)
+        {"hopper": hopper, "graphs": graphs, "correctness": correctness}[stage](checks)
         print(f"{checks.total - checks.failed} of {checks.total} checks passed")
         return 1 if checks.failed else 0
 

@@ -15,7 +15,7 @@ if [ ! -f "$module" ] || ! "$python" -c "import ctypes; ctypes.CDLL('$module')" 
 fi
 : >"$out/results.jsonl"
 failed=0
-for stage in probe:60 correctness:180 hopper:100 bench:220; do
+for stage in probe:50 correctness:170 graphs:30 hopper:100 bench:220; do
   limit=${stage#*:}
   stage=${stage%:*}
   timeout -k 5 "$limit" "$python" scripts/gpu_check.py "$stage" "$module" "$out"
