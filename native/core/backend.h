@@ -23,8 +23,8 @@ struct Backend {
   void (*release)(void* data, size_t bytes);
   Status (*copy)(void* destination, const void* source, size_t bytes, CopyKind kind);
   const KernelTable* (*kernels)();
-  // Kernels between two marks are sent together, where the device can do that (native/cuda/graph.cuh); both may
-  // be null. Stretches of the same key hold the same kernels again.
+  // Kernels between two marks are sent together, where the device can do that (native/cuda/graph.cuh); both
+  // may be null. Stretches of the same key hold the same kernels again.
   Status (*graph_mark)(int64_t key, int32_t begin);
   void (*graph_counts)(int64_t* sent, int64_t* made);
   const char* (*describe)();  // the instruction set or the device name, for devices()
