@@ -29,6 +29,17 @@ const json = (...args: string[]): Record<string, never> => {
   return JSON.parse(r.out) as Record<string, never>;
 };
 
+/** A benchmark's result; its rows also come, one by one, on standard error. */
+const measured = (...args: string[]): BenchResult => {
+  const r = roots('bench', ...args, '--json');
+  expect(r.status).toBe(0);
+  const result = JSON.parse(r.out) as BenchResult;
+  expect(r.err.split('\n').slice(0, -1)).toEqual(
+    result.rows.map((row) => expect.stringContaining(`${row.kernel.padEnd(31)}${row.shape}`)),
+  );
+  return result;
+};
+
 beforeAll(() => {
   if (!existsSync(main)) throw new Error('dist/ is missing: run npm run build:ts');
 });
@@ -246,14 +257,14 @@ describeWithFixtures('on checkpoints', () => {
 
 describe('bench', () => {
   it('train times the nanoGPT step in both precisions; other sizes are named (G28)', () => {
-    const r = json('bench', 'train', '--threads', '2') as unknown as BenchResult;
+    const r = measured('train', '--threads', '2');
     expect(r.rows.map((row) => row.kernel)).toEqual(['train step f32', 'train step bf16']);
     for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.1);
     expect(roots('bench', 'train', '--sizes', '99').err).toMatch(/sizes must be among 128, 768/);
   });
   it.skipIf(!hasFixtures)('model times prefill and one token in four forms (G28)', () => {
     const folder = fixture('checkpoints/gpt2-shakespeare');
-    const r = json('bench', 'model', folder, '--threads', '2') as unknown as BenchResult;
+    const r = measured('model', folder, '--threads', '2');
     expect(r.rows.map((row) => row.kernel)).toEqual(
       ['float32', 'bfloat16', 'int8', 'int4'].flatMap((form) => [
         `prefill ${form}`,
@@ -281,7 +292,7 @@ describe('bench', () => {
     '%s prints machine, peak and rows (G28)',
     (name) => {
       const size = name === 'decode' || name === 'memory' ? '16' : '64';
-      const r = json('bench', name, '--sizes', size, '--threads', '1') as unknown as BenchResult;
+      const r = measured(name, '--sizes', size, '--threads', '1');
       expect(r.peak!.f32).toBeGreaterThan(1);
       expect(r.rows.length).toBeGreaterThan(1);
       for (const row of r.rows)
@@ -293,8 +304,8 @@ describe('bench', () => {
     },
   );
   it('names absent peers, compares with a baseline, and writes a page', () => {
-    const small = ['bench', 'gemm', '--sizes', '32', '--threads', '1'];
-    const result = json(...small, '--peers', 'auto') as unknown as BenchResult;
+    const small = ['gemm', '--sizes', '32', '--threads', '1'];
+    const result = measured(...small, '--peers', 'auto');
     if (process.env['ROOTS_PEER_PYTHON'] === undefined)
       expect(result.peers.torch).toMatch(/^absent: ROOTS_PEER_PYTHON names no Python/);
     else expect(result.rows[0]!.peers.torch!.ratio).toBeGreaterThan(0);
@@ -307,25 +318,25 @@ describe('bench', () => {
       );
     scaled(1e6);
     const html = join(work, 'bench.html');
-    const good = roots(...small, '--baseline', file, '--html', html);
+    const good = roots('bench', ...small, '--baseline', file, '--html', html);
     expect([good.status, good.err]).toEqual([0, '']);
     expect(good.out).toMatch(/gemm f32 nn .* was/);
     expect(readFileSync(html, 'utf8')).toContain('<svg');
     scaled(1e-6);
-    const bad = roots(...small, '--baseline', file);
+    const bad = roots('bench', ...small, '--baseline', file);
     expect(bad.status).toBe(1);
     expect(bad.err).toMatch(/5 rows are more than 10 % slower/);
     writeFileSync(file, '[]x');
-    expect(roots(...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
-    expect(roots(...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);
-    const lost = roots(...small, '--html', join(work, 'none', 'x.html'));
+    expect(roots('bench', ...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
+    expect(roots('bench', ...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);
+    const lost = roots('bench', ...small, '--html', join(work, 'none', 'x.html'));
     expect([lost.status, lost.out]).toEqual([1, '']);
     expect(lost.err).toMatch(/--html .* is no folder; make it first/);
-    const compared = json(...small, '--compare', 'baseline,naive') as unknown as BenchResult;
+    const compared = measured(...small, '--compare', 'baseline,naive');
     expect(compared.rows.map((r) => r.isa)).toContain('baseline');
     expect(compared.rows[0]!.peers.naive!.ratio).toBeGreaterThan(0);
     expect(compared.peers).toHaveProperty('naive.settings', '1 thread, plain TypeScript loops');
     expect(compared.rows.filter((r) => r.kernel.endsWith('[baseline]')).length).toBe(5);
-    expect(roots(...small, '--compare', 'sse').err).toMatch(/--compare must be one of/);
+    expect(roots('bench', ...small, '--compare', 'sse').err).toMatch(/--compare must be one of/);
   });
 });
