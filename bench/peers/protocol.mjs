@@ -32,8 +32,9 @@ export async function serve(info, prepare) {
     try {
       if (request.prepare) {
         call = await prepare(request.prepare);
+        const start = performance.now();
         await call();
-        answer({ ready: true });
+        answer({ ready: performance.now() - start });
       } else {
         let start = performance.now();
         do await call();

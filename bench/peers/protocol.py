@@ -1,6 +1,6 @@
 """What every adapter of `roots bench` answers: one JSON request per line on standard input, one JSON answer per line.
 
-{"prepare": SPEC} -> {"ready": true} or {"error": text}; {"run": repeat} -> {"ms": milliseconds per call}.
+{"prepare": SPEC} -> {"ready": milliseconds of the first call} or {"error": text}; {"run": repeat} -> {"ms": milliseconds per call}.
 SPEC names an operation and its sizes (lib/bench/cases.ts). The first line, unasked, says who answers.
 """
 import json
@@ -23,8 +23,9 @@ def serve(name, version, settings, prepare):
         try:
             if "prepare" in request:
                 call = prepare(request["prepare"])
+                start = time.perf_counter()
                 call()
-                answer({"ready": True})
+                answer({"ready": (time.perf_counter() - start) * 1000})
             else:
                 repeat = request["run"]
                 start = time.perf_counter()

@@ -121,15 +121,14 @@ export class NaivePeer {
   };
   #call: () => void = () => undefined;
 
-  async prepare(spec: PeerSpec): Promise<boolean> {
+  async prepare(spec: PeerSpec): Promise<number | null> {
     const operation = operations[spec.op];
     const { m = 1, n = 1, k = 1, b = 1, h = 1, tq = 1, tk = 1, d = 1 } = spec as unknown as Sizes;
     const work = spec.op === 'attention' ? 2 * b * h * tq * tk * d : m * n * k;
     const plain = (spec['dtype'] ?? 'float32') === 'float32' && spec['backward'] !== true;
-    if (!operation || !plain || work > most) return false;
+    if (!operation || !plain || work > most) return null;
     this.#call = operation(spec as unknown as Sizes, spec);
-    this.#call();
-    return true;
+    return this.run(1);
   }
 
   async run(repeat: number): Promise<number> {

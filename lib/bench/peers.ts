@@ -114,9 +114,9 @@ export class Peer {
     return JSON.parse(next.value) as Record<string, unknown>;
   }
 
-  /** Makes the operands of an operation; false when the peer has no such operation. */
-  async prepare(spec: PeerSpec): Promise<boolean> {
-    return !('error' in (await this.#ask({ prepare: spec })));
+  /** Makes the operands of an operation: milliseconds of its first call, or null when the peer has no such operation. */
+  async prepare(spec: PeerSpec): Promise<number | null> {
+    return ((await this.#ask({ prepare: spec })) as { ready?: number }).ready ?? null;
   }
 
   /** Milliseconds per call, the mean of `repeat` calls. */
