@@ -36,8 +36,13 @@ constexpr bool kColumnsStay = true;
 constexpr int64_t kBlockM = 2016;
 // Columns of B packed at once: 384 x 4096 x 4 = 6 MiB of float, inside L3 together with A.
 constexpr int64_t kBlockN = 4096;
-// One parallel chunk: at most 8 row tiles x 8 column tiles of C, whose panels of A and B are half of L2,
+// One parallel chunk: at most so many row tiles x column tiles of C, whose panels of A and B are half of L2,
+#if defined(__AVX512F__)
 constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 8;
+#else
+// as many rows and columns of the smaller tiles: 120 x 192, so that panels are fetched from L3 as rarely,
+constexpr int64_t kChunkRowTiles = 20, kChunkColumnTiles = 12;
+#endif
 // and at least this much arithmetic, 10-15 us.
 constexpr int64_t kLeastChunkFlops = 1500000;
 // A transposed A is read in place for up to this many columns of B: packing pays when the panel is used more
