@@ -114,15 +114,6 @@ void raw_release(void* data) {
   cudaFree(data);
 }
 
-// Waits for all that was sent so far. With graphs not for the stream, which another thread may make capture.
-cudaError_t wait_for_all(const GraphPause&) {
-  if (!graphs_wanted()) return cudaStreamSynchronize(g_stream);
-  static thread_local cudaEvent_t event = nullptr;
-  cudaError_t error = event ? cudaSuccess : cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
-  if (error == cudaSuccess) error = cudaEventRecord(event, g_stream);
-  return error == cudaSuccess ? cudaEventSynchronize(event) : error;
-}
-
 Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
   const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice};
   const auto start = [&] {
@@ -136,7 +127,8 @@ Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
   if (pause.status()) return pause.status();
   // from pageable memory the call returns when the source may be reused
   cudaError_t error = start();
-  if (error == cudaSuccess && kind == CopyKind::device_to_host) error = wait_for_all(pause);
+  // nobody captures meanwhile: the pause holds the lock
+  if (error == cudaSuccess && kind == CopyKind::device_to_host) error = cudaStreamSynchronize(g_stream);
   return words_of(error);
 }
 void raw_zero(void* data, size_t bytes) {
