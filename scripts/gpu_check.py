@@ -365,8 +365,8 @@ def correctness(c):
         c.check("linear_w8a16", (x, packed, ws, bias, o.tensor, 0), [o],
                 [x.double() @ dense.t() + bias.double()], 4e-6, f"{M} x {N} x {K}")
         q4, group = c.ints(-8, 8, N, K, dtype=torch.int8), 32
-        scales = c.randn(N, (K + group - 1) // group).abs() + 0.1
-        bytes4 = (N + 15) // 16 * (scales.shape[1] * 64 + (K + 31) // 32 * 256)
+        scales = (c.randn(N, (K + group - 1) // group).abs() + 0.1).half().float()
+        bytes4 = (N + 15) // 16 * ((scales.shape[1] + 1) // 2 * 64 + (K + 31) // 32 * 256)
         packed4 = torch.zeros(bytes4, dtype=torch.uint8, device=c.m.device)
         c.m("linear_i4_pack", q4, scales, packed4, group, 0)
         c.m.synchronize()
@@ -376,6 +376,8 @@ def correctness(c):
         wide = q4.double() * scales.double().repeat_interleave(group, 1)[:, :K]
         c.check("linear_w4a16", (x, packed4, bias, o.tensor, group, 0), [o],
                 [x.double() @ wide.t() + bias.double()], 4e-6, f"{M} x {N} x {K}")
+        some, rows4 = c.ints(0, N, 37), c.new((37, K))
+        c.check("embedding_i4", (some, packed4, rows4.tensor, N, group), [rows4], [wide[some.long()]], 1e-7, f"{N} x {K}")
         top = x.double().abs().amax(1)
         xs = torch.where(top > 0, top.float() / 127, torch.ones_like(top).float())
         inverse = torch.where(top > 0, 127 / top.float(), torch.ones_like(top).float())

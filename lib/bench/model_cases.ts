@@ -6,26 +6,27 @@ import type { CausalLM } from '../models/causal_lm.js';
 import { Embedding } from '../nn/embedding.js';
 import type { KVCache } from '../nn/kv_cache.js';
 import { Linear } from '../nn/linear.js';
-import { quantizeWeightI8 } from '../ops/matmul_i8.js';
 import { tensor } from '../tensor/create.js';
 import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { Case } from './cases.js';
 
-type Stored = 'float32' | 'bfloat16' | 'int8' | 'int4';
+type Stored = 'float32' | 'bfloat16' | 'int8' | 'int4' | 'int4 throughout';
 
-/** A float folder, its weights as `stored` says; in the integer forms the token table and a head tied to it are int8. */
+/** A float folder, its weights as `stored` says; beside int4 layers the token table and the head are int8, as in llama.cpp's files, or int4. */
 async function load(folder: string, stored: Stored): Promise<CausalLM> {
   const { model } = await loadModel(folder);
   if (stored === 'bfloat16')
     for (const [, part] of model.namedModules())
       if (part instanceof Linear || part instanceof Embedding) part.storeBfloat16();
   if (stored === 'int8') quantize(model, { scheme: 'w8a8', embeddings: true });
-  if (stored === 'int4') {
-    quantize(model, { scheme: 'w4a16', group: 32 });
-    const { q, scale } = quantizeWeightI8(model.tokenEmbedding.weight);
-    model.tokenEmbedding.setInt8(q, scale, 'w8a8');
-  }
+  if (stored === 'int4' || stored === 'int4 throughout')
+    quantize(model, {
+      scheme: 'w4a16',
+      group: 32,
+      embeddings: true,
+      embeddingBits: stored === 'int4' ? 8 : 4,
+    });
   return model;
 }
 
@@ -48,11 +49,14 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
     tidy(() => noGrad(() => model.forward({ inputIds, cache, logitsToKeep: 1 }).logits));
   const head = 2 * vocab * hidden;
   const body = perToken(model) - head;
-  // of a weight: int4 with a float32 scale for each 32, beside an int8 head
-  const width = { float32: 4, bfloat16: 2, int8: 1, int4: 0.625 }[stored];
+  const int4 = 0.5625; // with a float16 scale for each 32
+  const widths = { float32: 4, bfloat16: 2, int8: 1, int4, 'int4 throughout': int4 };
+  const width = widths[stored];
   const bytes = (width * body + (stored === 'int4' ? 1 : width) * head) / 2;
-  const kinds = { float32: 'f32', bfloat16: 'bf16', int8: 'i8', int4: 'i8' } as const;
-  const kind: Case['kind'] = kinds[stored];
+  const kind: Case['kind'] =
+    stored === 'float32' ? 'f32' : stored === 'bfloat16' ? 'bf16' : ('i8' as const);
+  // the files of the peers have an int8 head
+  known &&= stored !== 'int4 throughout';
   const peer = { folder, dtype: stored };
   let cache: KVCache | null = null;
   return [
@@ -93,7 +97,7 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
   ];
 }
 
-/** Quantized folders as they are; float ones as float32, bfloat16, int8 (W8A8) and int4 (W4A16, groups of 32). */
+/** Quantized folders as they are; float ones as float32, bfloat16, int8 (W8A8) and int4 (W4A16, groups of 32, with an int8 head and without). */
 export async function modelCases(folder: string): Promise<{ cases: Case[]; dispose: () => void }> {
   const first = await load(folder, 'float32');
   const scheme = first.blocks[0]?.ffnOutput.scheme ?? null;
@@ -101,7 +105,7 @@ export async function modelCases(folder: string): Promise<{ cases: Case[]; dispo
     [scheme === null ? 'float32' : scheme === 'w4a16' ? 'int4' : 'int8', first],
   ]);
   if (scheme === null)
-    for (const stored of ['bfloat16', 'int8', 'int4'] as const)
+    for (const stored of ['bfloat16', 'int8', 'int4', 'int4 throughout'] as const)
       models.set(stored, await load(folder, stored));
   return {
     cases: [...models].flatMap(([stored, model]) => cases(model, folder, stored, scheme === null)),

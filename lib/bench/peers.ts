@@ -48,15 +48,18 @@ export class Peer {
   readonly info: PeerInfo;
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #lines: AsyncIterator<string>;
+  readonly #lastError: () => string;
 
   private constructor(
     info: PeerInfo,
     process: ChildProcessWithoutNullStreams,
     lines: AsyncIterator<string>,
+    lastError: () => string,
   ) {
     this.info = info;
     this.#process = process;
     this.#lines = lines;
+    this.#lastError = lastError;
   }
 
   /** Starts a peer, or says why it is not there. */
@@ -84,12 +87,11 @@ export class Peer {
     });
     let errors = '';
     child.stderr.on('data', (d: Buffer) => (errors = (errors + d.toString()).slice(-500)));
+    const lastError = () => errors.trim().split('\n').at(-1) ?? '';
     const failed = new Promise<string>((resolve) => {
       child.on('error', (error) => resolve(`absent: ${error.message}`));
       child.on('exit', (code) =>
-        resolve(
-          `absent: the adapter ended with code ${code}: ${errors.trim().split('\n').at(-1) ?? ''}`,
-        ),
+        resolve(`absent: the adapter ended with code ${code}: ${lastError()}`),
       );
       setTimeout(() => resolve('absent: no answer within a minute'), startMs).unref();
     });
@@ -100,7 +102,7 @@ export class Peer {
       return typeof first === 'string' ? first : await failed;
     }
     const { version, settings } = JSON.parse(first.value) as PeerInfo;
-    return new Peer({ name, version, settings }, child, lines);
+    return new Peer({ name, version, settings }, child, lines, lastError);
   }
 
   async #ask(request: object): Promise<Record<string, unknown>> {
@@ -109,7 +111,7 @@ export class Peer {
     if (next.done)
       throw new RootsError(
         'ERR_PEER',
-        `the ${this.info.name} adapter ended in the middle of a run`,
+        `the ${this.info.name} adapter ended in the middle of a run: ${this.#lastError()}`,
       );
     return JSON.parse(next.value) as Record<string, unknown>;
   }

@@ -50,6 +50,8 @@ export interface CompressOptions {
   quantizeGroup?: number;
   /** Quantize embeddings and output head too. Default false. */
   quantizeEmbeddings?: boolean;
+  /** Bits of those: 8 (default), or 4 with w4a16. */
+  embeddingBits?: 8 | 4;
   prune?: PruneRatios;
   /** Share of weights to zero by magnitude: a mask, no speed. */
   sparsity?: number;
@@ -80,6 +82,7 @@ const optionNames = [
   'evalText',
   'quantize',
   'quantizeEmbeddings',
+  'embeddingBits',
   'quantizeGroup',
   'prune',
   'sparsity',
@@ -112,11 +115,15 @@ function checkOptions(options: CompressOptions, config: JsonObject): void {
   for (const key of ['ffn', 'heads', 'layers'] as const) checkRatio(`prune ${key}`, prune[key]);
   checkRatio('sparsity', sparsity);
   if (scheme !== undefined) check.oneOf('compress', 'quantize', scheme, ['w8a8', 'w8a16', 'w4a16']);
-  if (scheme === 'w4a16' && options.quantizeEmbeddings)
+  const { quantizeGroup: group, embeddingBits: bits } = options;
+  if (bits !== undefined && (!options.quantizeEmbeddings || !(bits === 8 || bits === 4)))
     throw new OptionError(
-      'compress: quantizeEmbeddings is for w8a8 and w8a16; int4 tables are not supported',
+      `compress: embeddingBits must be 8 or 4 and goes with quantizeEmbeddings, got ${String(bits)}`,
     );
-  const { quantizeGroup: group } = options;
+  if (bits === 4 && scheme !== 'w4a16')
+    throw new OptionError(
+      `compress: embeddingBits: 4 goes with quantize: 'w4a16', got ${String(scheme)}`,
+    );
   if (
     group !== undefined &&
     (scheme !== 'w4a16' || !Number.isInteger(group) || group < 32 || group % 32 !== 0)
@@ -276,6 +283,7 @@ async function compressLoaded(
           quantize(copy, {
             scheme: options.quantize!,
             embeddings: options.quantizeEmbeddings ?? false,
+            ...(options.embeddingBits !== undefined && { embeddingBits: options.embeddingBits }),
             ...(options.quantizeGroup !== undefined && { group: options.quantizeGroup }),
             onProgress: (done) => onProgress?.('quantize', done),
           }),
@@ -471,7 +479,8 @@ async function measureBoth(
       before: (await original.generate(prompt, { maxNewTokens: 40, greedy: true })).newText,
       after: (await saved.generate(prompt, { maxNewTokens: 40, greedy: true })).newText,
     });
-  const { prune, quantize: scheme, sparsity, quantizeEmbeddings, heal: budget, distill } = options;
+  const { prune, quantize: scheme, sparsity, heal: budget, distill } = options;
+  const { quantizeGroup, quantizeEmbeddings, embeddingBits } = options;
   return {
     tool: `roots-llm ${await packageVersion()}`,
     architecture: saved.architecture,
@@ -482,7 +491,9 @@ async function measureBoth(
         heal: budget,
         distill,
         quantize: scheme,
+        quantizeGroup,
         quantizeEmbeddings,
+        embeddingBits,
         sparsity,
         seed: r.seed,
       }),

@@ -2,7 +2,8 @@
 //   W8A8  "int-quantized":  weight int8 (out, in), weight_scale (out, 1)
 //   W8A16 "pack-quantized": weight_packed int32 (out, in / 4), byte k = q + 128; weight_scale (out, 1); weight_shape
 //   W4A16 "pack-quantized": weight_packed int32 (out, in / 8), nibble k = q + 8; weight_scale (out, groups); weight_shape
-// GPT-2's transposed layers are written (out, in) too; only this library reads those.
+// GPT-2's transposed layers are written (out, in) too; only this library reads those. A file may hold two of these: int4 layers beside
+// an int8 table and head.
 import type { JsonObject } from '../io/json.js';
 import { Embedding } from '../nn/embedding.js';
 import { Linear } from '../nn/linear.js';
@@ -15,29 +16,41 @@ import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { CausalLM } from './causal_lm.js';
 
+/** How the layers that `targets` names (by class, Linear or Embedding, or by their own name) are quantized. */
+export interface QuantizationGroup {
+  readonly targets: readonly string[];
+  readonly scheme: QuantScheme;
+  /** Inputs that share an int4 scale; null for int8. */
+  readonly group: number | null;
+}
+
+const isObject = (x: unknown): x is JsonObject =>
+  typeof x === 'object' && x !== null && !Array.isArray(x);
+
 /** What quantization_config says, or null. Methods and formats that would be misread are refused. */
-export function readQuantization(
-  config: JsonObject,
-): { scheme: QuantScheme; group: number | null } | null {
+export function readQuantization(config: JsonObject): QuantizationGroup[] | null {
   const q = config['quantization_config'];
   if (q === undefined || q === null) return null;
   if (typeof q !== 'object' || Array.isArray(q) || q['quant_method'] !== 'compressed-tensors')
     throw new ConfigError(
       `config.json: quantization method ${JSON.stringify(typeof q === 'object' && !Array.isArray(q) ? (q['quant_method'] ?? null) : q)} is not supported; expected compressed-tensors`,
     );
-  const groups = q['config_groups'];
-  const first =
-    groups && typeof groups === 'object' && !Array.isArray(groups)
-      ? Object.values(groups)[0]
-      : undefined;
-  const weights =
-    first && typeof first === 'object' && !Array.isArray(first) ? first['weights'] : undefined;
-  const ok =
-    weights &&
-    typeof weights === 'object' &&
-    !Array.isArray(weights) &&
-    weights['type'] === 'int' &&
-    weights['symmetric'] === true;
+  const format = q['format'] ?? null;
+  const groups = isObject(q['config_groups']) ? Object.values(q['config_groups']) : [];
+  const read = (groups.length > 0 ? groups : [null]).map((part) => readGroup(part, format));
+  // where there is one, it is that of every layer that has a scale
+  if (read.length > 1 && read.some((g) => g.targets.some((t) => t.startsWith('re:'))))
+    throw new ConfigError(
+      'config.json: of several quantization groups, targets must be names or classes of layers, not patterns (re:)',
+    );
+  return read;
+}
+
+function readGroup(part: unknown, format: unknown): QuantizationGroup {
+  const weights = isObject(part) ? part['weights'] : undefined;
+  const named = isObject(part) ? part['targets'] : undefined;
+  const targets = Array.isArray(named) ? named.filter((t) => typeof t === 'string') : [];
+  const ok = isObject(weights) && weights['type'] === 'int' && weights['symmetric'] === true;
   const group = ok ? weights['group_size'] : null;
   const int4 =
     ok &&
@@ -47,31 +60,50 @@ export function readQuantization(
     group > 0 &&
     group % 32 === 0 &&
     (weights['actorder'] ?? null) === null;
-  if (int4 && q['format'] === 'pack-quantized') return { scheme: 'w4a16', group };
+  if (int4 && format === 'pack-quantized') return { targets, scheme: 'w4a16', group };
   if (!ok || weights['num_bits'] !== 8 || weights['strategy'] !== 'channel')
     throw new ConfigError(
       'config.json: supported are symmetric integer weights of 8 bits with one scale per channel, and of 4 bits with a scale per group (a multiple of 32, without reordering)',
     );
-  if (q['format'] === 'int-quantized') return { scheme: 'w8a8', group: null };
-  if (q['format'] === 'pack-quantized') return { scheme: 'w8a16', group: null };
+  if (format === 'int-quantized') return { targets, scheme: 'w8a8', group: null };
+  if (format === 'pack-quantized') return { targets, scheme: 'w8a16', group: null };
   throw new ConfigError(
-    `config.json: quantization format ${JSON.stringify(q['format'] ?? null)} is not supported; expected int-quantized or pack-quantized`,
+    `config.json: quantization format ${JSON.stringify(format)} is not supported; expected int-quantized or pack-quantized`,
   );
 }
 
-function quantizationConfig(
-  scheme: QuantScheme,
-  group: number,
-  ignore: string[],
-  embeddings: boolean,
-): JsonObject {
+/** The one of `groups` that says how a layer is quantized: by its own name, else by its class; a single group is that of all. */
+export function groupOf(
+  groups: readonly QuantizationGroup[],
+  name: string,
+  kind: 'Linear' | 'Embedding',
+): QuantizationGroup | undefined {
+  if (groups.length === 1) return groups[0];
+  return (
+    groups.find((g) => g.targets.includes(name)) ?? groups.find((g) => g.targets.includes(kind))
+  );
+}
+
+function quantizationConfig(groups: readonly QuantizationGroup[], ignore: string[]): JsonObject {
+  return {
+    quant_method: 'compressed-tensors',
+    format: groups[0]!.scheme === 'w8a8' ? 'int-quantized' : 'pack-quantized',
+    quantization_status: 'compressed',
+    config_groups: Object.fromEntries(groups.map((g, i) => [`group_${i}`, configGroup(g)])),
+    ignore,
+    kv_cache_scheme: null,
+    global_compression_ratio: null,
+  };
+}
+
+function configGroup({ targets, scheme, group }: QuantizationGroup): JsonObject {
   const int4 = scheme === 'w4a16';
   const weights: JsonObject = {
     num_bits: int4 ? 4 : 8,
     type: 'int',
     symmetric: true,
     strategy: int4 ? 'group' : 'channel',
-    group_size: int4 ? group : null,
+    group_size: group,
     dynamic: false,
     block_structure: null,
     actorder: null,
@@ -91,20 +123,10 @@ function quantizationConfig(
     observer_kwargs: {},
   };
   return {
-    quant_method: 'compressed-tensors',
-    format: scheme === 'w8a8' ? 'int-quantized' : 'pack-quantized',
-    quantization_status: 'compressed',
-    config_groups: {
-      group_0: {
-        targets: embeddings ? ['Linear', 'Embedding'] : ['Linear'],
-        weights,
-        input_activations: scheme === 'w8a8' ? activations : null,
-        output_activations: null,
-      },
-    },
-    ignore,
-    kv_cache_scheme: null,
-    global_compression_ratio: null,
+    targets: [...targets],
+    weights,
+    input_activations: scheme === 'w8a8' ? activations : null,
+    output_activations: null,
   };
 }
 
@@ -150,9 +172,9 @@ export function savedTensors(model: CausalLM): {
   const tensors = new Map(model.namedParameters());
   const temporary: Tensor[] = [];
   const ignore: string[] = [];
-  let scheme: QuantScheme | null = null;
-  let group = 0;
-  let embeddings = false;
+  // by scheme: that of the first linear layer is that of the class, other layers are named
+  const groups = new Map<QuantScheme, { targets: string[]; group: number }>();
+  let linear: QuantScheme | null = null;
   for (const [name, module] of model.namedModules()) {
     if (!(module instanceof Linear || module instanceof Embedding)) continue;
     const weight = module.quantized();
@@ -160,13 +182,15 @@ export function savedTensors(model: CausalLM): {
       if (module instanceof Linear) ignore.push(name);
       continue;
     }
-    scheme = weight.scheme;
-    group = weight.group;
-    embeddings ||= module instanceof Embedding;
+    const { scheme } = weight;
+    const mine = groups.get(scheme) ?? { targets: [], group: weight.group };
+    groups.set(scheme, mine);
+    if (module instanceof Linear) linear ??= scheme;
+    const target = module instanceof Embedding ? 'Embedding' : scheme === linear ? 'Linear' : name;
+    if (!mine.targets.includes(target)) mine.targets.push(target);
     const [rows, width] = weight.q.shape as [number, number];
     const scale = tidy(() => reshape(weight.scale, [rows, -1]));
-    temporary.push(scale);
-    if (module instanceof Linear) temporary.push(weight.q, weight.scale);
+    temporary.push(scale, weight.q, weight.scale);
     for (const part of ['packed', 'scale', 'q']) tensors.delete(`${name}.${part}`);
     if (scheme !== 'w8a8') {
       const words = packWords(
@@ -185,10 +209,10 @@ export function savedTensors(model: CausalLM): {
       tensors.set(`${name}.weight`, weight.q).set(`${name}.weight_scale`, scale);
     }
   }
-  if (model.head === null && scheme) ignore.push('lm_head');
+  if (model.head === null && groups.size > 0) ignore.push('lm_head');
   // what stays float in a quantized checkpoint is stored in 16 bits, as is the custom of the format; vectors are tiny
   // and keep all theirs
-  if (scheme)
+  if (groups.size > 0)
     for (const [name, value] of tensors) {
       if (value.dtype !== 'float32' || value.rank !== 2 || name.endsWith('.weight_scale')) continue;
       const half = cast(value, 'float16');
@@ -198,6 +222,16 @@ export function savedTensors(model: CausalLM): {
   return {
     tensors,
     temporary,
-    quantization: scheme ? quantizationConfig(scheme, group, ignore, embeddings) : null,
+    quantization:
+      groups.size === 0
+        ? null
+        : quantizationConfig(
+            [...groups].map(([scheme, { targets, group }]) => ({
+              targets,
+              scheme,
+              group: scheme === 'w4a16' ? group : null,
+            })),
+            ignore,
+          ),
   };
 }

@@ -130,7 +130,7 @@ export async function loadModel(folder: string, architecture?: string): Promise<
   );
   const tensors = new Map<string, Tensor>();
   const weights = new Weights(tensors, {
-    ...quantization,
+    quantization,
     prefix: bare ? family.prefix : '',
   });
   try {

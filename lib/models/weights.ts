@@ -1,8 +1,9 @@
 // The tensors of a checkpoint on their way into a model: taken by name with the shape the configuration demands.
 import { Embedding } from '../nn/embedding.js';
 import { Linear } from '../nn/linear.js';
-import type { QuantScheme } from '../nn/linear.js';
-import { unpackWords } from './quantized_layout.js';
+import type { Int8Scheme } from '../nn/linear.js';
+import { groupOf, unpackWords } from './quantized_layout.js';
+import type { QuantizationGroup } from './quantized_layout.js';
 import { cast } from '../ops/cast.js';
 import { abs } from '../ops/elementwise.js';
 import { max } from '../ops/reduce.js';
@@ -14,23 +15,32 @@ import { tidy } from '../tensor/scope.js';
 import { format, sameShape } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 
+interface QuantizedRows {
+  readonly q: Tensor;
+  readonly scale: Tensor;
+  readonly how: QuantizationGroup;
+}
+
+function setQuantized(module: Linear | Embedding, { q, scale, how }: QuantizedRows): void {
+  if (how.group !== null) module.setInt4(q, scale, how.group);
+  else module.setInt8(q, scale, how.scheme as Int8Scheme);
+}
+
 /** Where a model's tensors come from: a checkpoint or an initialiser. */
 export class Weights {
   readonly #tensors: Map<string, Tensor>;
   readonly #used = new Set<string>();
-  /** How layers are quantized, from the config, and how many inputs share an int4 scale. */
-  readonly scheme: QuantScheme;
-  readonly group: number;
+  /** How layers that have a scale are quantized, from the config. */
+  readonly #quantization: readonly QuantizationGroup[];
   /** Stripped from or added to names, so that checkpoints saved without the head still load. */
   readonly prefix: string;
 
   constructor(
     tensors: Map<string, Tensor>,
-    options: { scheme?: QuantScheme; group?: number | null; prefix?: string } = {},
+    options: { quantization?: readonly QuantizationGroup[] | null; prefix?: string } = {},
   ) {
     this.#tensors = tensors;
-    this.scheme = options.scheme ?? 'w8a8';
-    this.group = options.group ?? 0;
+    this.#quantization = options.quantization ?? [{ targets: [], scheme: 'w8a8', group: null }];
     this.prefix = options.prefix ?? '';
   }
 
@@ -62,7 +72,7 @@ export class Weights {
     return this.has(name) ? this.take(name, shape) : null;
   }
 
-  /** A linear layer (out, in), float or int8. */
+  /** A linear layer (out, in), float or quantized. */
   linear(
     name: string,
     outputs: number,
@@ -71,7 +81,7 @@ export class Weights {
   ): Linear {
     const bias = options.bias ? this.take(`${name}.bias`, [outputs]) : null;
     const conv1d = options.conv1d ?? false;
-    const quantized = this.#quantized(name, outputs, inputs);
+    const quantized = this.#quantized(name, 'Linear', outputs, inputs);
     const layer = new Linear({
       weight: quantized
         ? empty(conv1d ? [inputs, outputs] : [outputs, inputs])
@@ -80,30 +90,35 @@ export class Weights {
       conv1d,
     });
     if (!quantized) return layer;
-    if (this.scheme === 'w4a16') layer.setInt4(quantized.q, quantized.scale, this.group);
-    else layer.setInt8(quantized.q, quantized.scale, this.scheme);
+    setQuantized(layer, quantized);
     return layer;
   }
 
   embedding(name: string, rows: number, width: number): Embedding {
-    const quantized = this.#quantized(name, rows, width);
+    const quantized = this.#quantized(name, 'Embedding', rows, width);
     if (!quantized) return new Embedding(this.take(`${name}.weight`, [rows, width]));
-    if (this.scheme === 'w4a16')
-      throw new ConfigError(
-        `tensor ${JSON.stringify(`${name}.weight_packed`)}: int4 embeddings are not supported; expected a float table`,
-      );
     const table = new Embedding(empty([rows, width]));
-    table.setInt8(quantized.q, quantized.scale, this.scheme);
+    setQuantized(table, quantized);
     return table;
   }
 
   /** compressed-tensors: int8 `weight` or packed int32 words, with one scale per row, for int4 per row and group. */
-  #quantized(name: string, rows: number, width: number): { q: Tensor; scale: Tensor } | null {
+  #quantized(
+    name: string,
+    kind: 'Linear' | 'Embedding',
+    rows: number,
+    width: number,
+  ): QuantizedRows | null {
     if (!this.has(`${name}.weight_scale`)) return null;
-    const int4 = this.scheme === 'w4a16';
+    const how = groupOf(this.#quantization, this.#name(name), kind);
+    if (!how)
+      throw new ConfigError(
+        `tensor ${JSON.stringify(`${name}.weight_scale`)}: no group of quantization_config has the target ${JSON.stringify(name)} or ${kind}`,
+      );
+    const int4 = how.scheme === 'w4a16';
     const scale = this.take(`${name}.weight_scale`, [
       rows,
-      int4 ? Math.ceil(width / this.group) : 1,
+      int4 ? Math.ceil(width / how.group!) : 1,
     ]);
     const flat = int4 ? scale.detach() : tidy(() => reshape(scale, [rows]));
     scale.dispose();
@@ -113,7 +128,7 @@ export class Weights {
         throw new ConfigError(
           `tensor ${JSON.stringify(`${name}.weight`)} is ${q.dtype}, but has a weight_scale; expected int8`,
         );
-      return { q, scale: flat };
+      return { q, scale: flat, how };
     }
     const bits = int4 ? 4 : 8;
     const words = Math.ceil((width * bits) / 32);
@@ -121,7 +136,7 @@ export class Weights {
     this.optional(`${name}.weight_shape`, [2])?.dispose();
     const q = unpackWords(packed, rows, width, bits);
     packed.dispose();
-    return { q, scale: flat };
+    return { q, scale: flat, how };
   }
 
   /** Names that nothing took. */

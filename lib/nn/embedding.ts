@@ -1,17 +1,19 @@
-// Embedding: a table of rows, float or int8 per row; also the output head of models that tie the two.
+// Embedding: a table of rows, float, int8 per row or int4 per row and group; also the output head of models that tie the two.
 import { cast } from '../ops/cast.js';
 import { embedding } from '../ops/index_select.js';
 import { linear } from '../ops/matmul.js';
+import { embeddingI4, linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { embeddingI8, linearW8A16, linearW8A8, packI8 } from '../ops/matmul_i8.js';
 import { RootsError } from '../tensor/errors.js';
 import { keep, tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import type { Int8Scheme } from './linear.js';
+import type { Int8Scheme, QuantScheme } from './linear.js';
 import { Module } from './module.js';
 
 export class Embedding extends Module {
   #weight: Tensor | null;
   #int8: { q: Tensor; scale: Tensor; scheme: Int8Scheme; packed: Tensor | null } | null = null;
+  #int4: { packed: Tensor; group: number } | null = null;
   #shape: readonly [rows: number, width: number];
   #stored = false;
 
@@ -27,12 +29,15 @@ export class Embedding extends Module {
   get width(): number {
     return this.#shape[1];
   }
-  get scheme(): Int8Scheme | null {
-    return this.#int8?.scheme ?? null;
+  get scheme(): QuantScheme | null {
+    return this.#int4 ? 'w4a16' : (this.#int8?.scheme ?? null);
   }
   get weight(): Tensor {
     if (!this.#weight)
-      throw new RootsError('ERR_MODULE', 'Embedding: the table is int8; there is no float weight');
+      throw new RootsError(
+        'ERR_MODULE',
+        `Embedding: the table is quantized (${this.scheme}); there is no float weight`,
+      );
     return this.#weight;
   }
 
@@ -44,6 +49,10 @@ export class Embedding extends Module {
   /** ids (…) → (…, C) */
   forward(ids: Tensor): Tensor {
     if (this.#int8) return embeddingI8(ids, this.#int8.q, this.#int8.scale);
+    if (this.#int4) {
+      const { packed, group } = this.#int4;
+      return embeddingI4(ids, packed, { rows: this.numEmbeddings, width: this.width, group });
+    }
     const rows = embedding(ids, this.#weight!);
     if (!this.#stored) return rows;
     const wide = cast(rows, 'float32');
@@ -61,6 +70,10 @@ export class Embedding extends Module {
 
   /** The tied output head: x (…, C) → (…, V) */
   project(x: Tensor): Tensor {
+    if (this.#int4) {
+      const { packed, group } = this.#int4;
+      return linearW4A16(x, packed, null, { outputs: this.numEmbeddings, group });
+    }
     const int8 = this.#int8;
     if (!int8) return linear(x, this.#weight!);
     // the product wants its own layout; made on first use, since an untied table never needs it
@@ -87,18 +100,39 @@ export class Embedding extends Module {
     };
   }
 
-  quantized(): { q: Tensor; scale: Tensor; scheme: Int8Scheme; group: number } | null {
+  /** Exchanges the table for int4 values (V, C) with a scale (V, ⌈C / group⌉). Takes over both tensors. */
+  setInt4(q: Tensor, scale: Tensor, group: number): void {
+    const packed = packI4(q, scale, { group });
+    q.dispose();
+    scale.dispose();
+    this.replace('weight', null);
+    this.#weight = null;
+    this.#int4 = { packed: this.register('packed', packed), group };
+  }
+
+  override numParameters(): number {
+    // panels are padded, and a tied int8 table is there twice
+    return this.#weight ? super.numParameters() : this.numEmbeddings * this.width;
+  }
+
+  /** The quantized values (V, C) in int8 and their scale, which belong to the caller; null for float tables. */
+  quantized(): { q: Tensor; scale: Tensor; scheme: QuantScheme; group: number } | null {
+    if (this.#int4) {
+      const { packed, group } = this.#int4;
+      const values = unpackI4(packed, this.numEmbeddings, this.width, { group });
+      return { ...values, scheme: 'w4a16', group };
+    }
     if (!this.#int8) return null;
     const { q, scale, scheme } = this.#int8;
-    return { q, scale, scheme, group: this.width };
+    return { q: q.detach(), scale: scale.detach(), scheme, group: this.width };
   }
 
   share(): Embedding {
-    if (this.#int8)
+    if (!this.#weight)
       throw new RootsError(
         'ERR_MODULE',
-        'Embedding: int8 tables cannot be shared; compress from the float model',
+        'Embedding: quantized tables cannot be shared; compress from the float model',
       );
-    return new Embedding(this.#weight!.detach());
+    return new Embedding(this.#weight.detach());
   }
 }

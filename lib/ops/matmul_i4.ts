@@ -1,4 +1,4 @@
-// Linear layers with int4 weights in groups along the input that share a scale (W4A16): half of int8's traffic.
+// Linear layers and embedding tables with int4 weights in groups along the input that share a scale (W4A16): half of int8's traffic.
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { OptionError } from '../tensor/errors.js';
@@ -19,7 +19,7 @@ function checkGroup(op: string, group: number): void {
 /**
  * Weights to int4, a symmetric scale per output and group of `group` inputs (default 128, a multiple of 32):
  * q = clamp(round(w / s), -8, 7), s = max|w| / 7.5 shrunk by up to 30 % where that leaves a smaller squared error (`clip`).
- * weight (N, K) float32 → q (N, K) int8 holding int4 values, scale (N, ⌈K / group⌉).
+ * weight (N, K) float32 → q (N, K) int8 holding int4 values, scale (N, ⌈K / group⌉) float32 holding float16 numbers.
  */
 export function quantizeWeightI4(
   weight: Tensor,
@@ -41,14 +41,14 @@ export function quantizeWeightI4(
   });
 }
 
-// The layout of native/core/packed_i4.h: panels of 16 outputs, blocks of 32 inputs, 16 float32 scales for each group.
+// The layout of native/core/packed_i4.h: panels of 16 outputs, blocks of 32 inputs, 64 bytes of float16 scales for each two groups.
 function packedBytes(n: number, k: number, group: number): number {
-  return Math.ceil(n / 16) * (Math.ceil(k / group) * 64 + Math.ceil(k / 32) * 256);
+  return Math.ceil(n / 16) * (Math.ceil(Math.ceil(k / group) / 2) * 64 + Math.ceil(k / 32) * 256);
 }
 
 /**
- * int4 values q (N, K) int8 and their scale (N, ⌈K / group⌉) in the layout that linearW4A16 reads, one uint8 vector; it never leaves
- * the process. `group` as it was quantized.
+ * int4 values q (N, K) int8 and their scale (N, ⌈K / group⌉) in the layout that linearW4A16 and embeddingI4 read, one uint8 vector;
+ * it never leaves the process. `group` as it was quantized. Scales are rounded to float16, which those of quantizeWeightI4 are.
  */
 export function packI4(q: Tensor, scale: Tensor, options: { group?: number } = {}): Tensor {
   const op = 'packI4';
@@ -67,7 +67,7 @@ export function packI4(q: Tensor, scale: Tensor, options: { group?: number } = {
   return packed;
 }
 
-/** What packI4 packed, exactly. → q (n, k) int8, scale (n, ⌈k / group⌉) */
+/** What packI4 packed, its scales as they were rounded. → q (n, k) int8, scale (n, ⌈k / group⌉) */
 export function unpackI4(
   packed: Tensor,
   n: number,
@@ -100,8 +100,8 @@ export interface LinearW4A16Options {
 /**
  * W4A16: y = activation(x Wᵀ + b), int4 weights. x (…, K) float32, packed = packI4((N, K)), bias (N) → (…, N) float32. No gradient.
  *
- * On the CPU x is rounded to 16-bit integers, a scale for each 32 of a row: xᵢ is off by at most max|x| / 32512 of its 32, and the
- * products are exact; on other devices x stays float32.
+ * On a CPU with VNNI, and for up to 8 rows on others, x is rounded to 16-bit integers, a scale for each 32 of a row: xᵢ is off by at
+ * most max|x| / 32512 of its 32, and the products are exact; elsewhere x stays float32.
  */
 export function linearW4A16(
   x: Tensor,
@@ -125,4 +125,28 @@ export function linearW4A16(
   return asRows(x, n, (rows, result) =>
     kernels.linear_w4a16(rows, packed, bias, result, group, activations[activation]),
   );
+}
+
+/** Rows of an int4 embedding table, widened. ids (…), packed = packI4((rows, width)) → (…, width) float32. No gradient. */
+export function embeddingI4(
+  ids: Tensor,
+  packed: Tensor,
+  options: { rows: number; width: number; group?: number },
+): Tensor {
+  const op = 'embeddingI4';
+  check.tensor(op, 'ids', ids);
+  check.tensor(op, 'packed', packed);
+  check.knownOptions(op, options, ['rows', 'width', 'group']);
+  check.indexDtype(op, 'ids', ids);
+  check.dtype(op, 'packed', packed, 'uint8');
+  const { rows, width, group = 128 } = options;
+  check.integer(op, 'rows', rows, 0);
+  check.integer(op, 'width', width, 0);
+  checkGroup(op, group);
+  check.shape(op, 'packed', packed, [packedBytes(rows, width, group)]);
+  return tidy(() => {
+    const out = empty([...ids.shape, width], 'float32');
+    kernels.embedding_i4(contiguous(ids), packed, out, rows, group);
+    return out;
+  });
 }

@@ -103,6 +103,15 @@ inline Status check_linear_i4(const Tensor& x, const Tensor& packed, const Tenso
   if (const Status status = check_group(group)) return status;
   return check_i4_packed(packed, PackedI4(out.shape[1], x.shape[1], group));
 }
+// Rows of a packed table (rows, width): out (…, width), ids (…) of any shape.
+inline Status check_embedding_i4(const Tensor& ids, const Tensor& packed, const Tensor& out, int64_t rows,
+                                 int64_t group) {
+  if (const Status status = check_group(group)) return status;
+  CHECK(out.rank >= 1 && out.dtype == DType::f32 && is_contiguous(out) &&
+            numel(out) == numel(ids) * out.shape[out.rank - 1],
+        "out has the wrong shape");
+  return check_i4_packed(packed, PackedI4(rows, out.shape[out.rank - 1], group));
+}
 // q (N, K) int8, scale (N, groups) float32.
 inline Status check_i4_pack(const Tensor& q, const Tensor& scale, const Tensor& packed, int64_t group) {
   CHECK(q.rank == 2 && q.dtype == DType::i8 && is_contiguous(q), "q must be a contiguous int8 matrix");

@@ -1,5 +1,6 @@
-// Rows and elements chosen by index: embedding tables (float and int8), gather, scatter_add.
+// Rows and elements chosen by index: embedding tables (float, int8, int4), gather, scatter_add.
 // Every index is range-checked before the first write; the kernel then has nothing left to refuse.
+#include "core/product.h"
 #include "cpu/declare.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
@@ -102,6 +103,29 @@ Status embedding_i8(const Context& context, Tensor ids, Tensor weight, Tensor sc
       const float s = data<float>(scale)[id];
       float* to = data<float>(out) + i * width;
       for (int64_t c = 0; c < width; ++c) to[c] = static_cast<float>(from[c]) * s;
+    }
+  });
+  return nullptr;
+}
+
+// out[i] = row ids[i] of an int4 table (rows, width) in the layout of core/packed_i4.h.
+Status embedding_i4(const Context& context, Tensor ids, Tensor packed, Tensor out, int64_t rows,
+                    int64_t group) {
+  if (const Status status = check_embedding_i4(ids, packed, out, rows, group)) return status;
+  if (const Status status = check_ids(ids, rows)) return status;
+  const int64_t n = numel(ids), width = out.shape[out.rank - 1];
+  const PackedI4 s(rows, width, group);
+  context.parallel_for((n + 63) / 64, [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * 64 < n ? (chunk + 1) * 64 : n;
+    for (int64_t i = chunk * 64; i < end; ++i) {
+      const int64_t id = index_at(ids, i);
+      float* to = data<float>(out) + i * width;
+      for (int64_t g = 0; g < s.groups; ++g) {
+        const float scale = s.scale(data<uint8_t>(packed), id, g);
+        const int64_t last = (g + 1) * group < width ? (g + 1) * group : width;
+        for (int64_t c = g * group; c < last; ++c)
+          to[c] = static_cast<float>(s.value(data<uint8_t>(packed), id, c)) * scale;
+      }
     }
   });
   return nullptr;

@@ -5,6 +5,8 @@
 // h in [-127, 127] and l in [-64, 63]. Products of bytes are then exact integers, twice as many as in a
 // product of int8 activations but with 128 times their resolution:
 //   sum of (w + 8) q over a block = 128 sum of (w + 8) h + sum of (w + 8) l, less 8 sum of q.
+// Without VNNI this is no faster than float32 products: for many rows a thread widens some panels into the
+// packed form of the float GEMM, in its own cache, and multiplies all rows with them.
 #include "core/packed_i4.h"
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
@@ -103,9 +105,28 @@ ROOTS_INLINE Vec<int32_t> pair_sums(Vec<int32_t> a) {
 }
 #endif
 
+// A vector of the 16 scales of a group.
+ROOTS_INLINE Vec<float> load_scales(const uint8_t* scales, int64_t part) {
+  scales += part * Vec<float>::kWidth * 2;
+#if defined(__AVX512F__)
+  return Vec<float>((Vec<float>::Raw)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)scales)));
+#elif defined(__F16C__)
+  return Vec<float>((Vec<float>::Raw)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)scales)));
+#else
+  Vec<float>::Raw wide;
+  for (int c = 0; c < Vec<float>::kWidth; ++c) {
+    uint16_t bits;
+    __builtin_memcpy(&bits, scales + c * 2, 2);
+    wide[c] = f16_to_f32(bits);
+  }
+  return Vec<float>(wide);
+#endif
+}
+
 // totals += the products of one block with its 16 outputs.
 template <int Rows>
-ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w, const float* scale,
+ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w,
+                            const Vec<float> (&scale)[kPanel / Vec<float>::kWidth],
                             Vec<float> (&total)[Rows][kPanel / Vec<float>::kWidth]) {
   using F = Vec<float>;
   using I = Vec<int32_t>;
@@ -177,10 +198,9 @@ ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w, const float*
         for (int r = 0; r < Rows; ++r) sum[r].v += weights * (x.high[quad][r][i] * 128 + x.low[quad][r][i]);
       }
 #endif
-    const F s = F::load(scale + part * F::kWidth);
     unrolled<Rows>([&](auto r) {
       const F product(__builtin_convertvector(sum[r].v, F::Raw));
-      total[r][part] = fma(product, s * F(x.scale[r]), total[r][part]);
+      total[r][part] = fma(product, scale[part] * F(x.scale[r]), total[r][part]);
     });
   });
 }
@@ -188,11 +208,18 @@ ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w, const float*
 // Rows rows of x times one panel: finish(row, vector of the panel, totals).
 template <int Rows, class Finish>
 ROOTS_INLINE void tile(const PackedI4& s, const Block<Rows>* x, const uint8_t* panel, const Finish& finish) {
-  Vec<float> total[Rows][kPanel / Vec<float>::kWidth] = {};
+  using F = Vec<float>;
+  constexpr int kVectors = kPanel / F::kWidth;
+  F total[Rows][kVectors] = {};
+  const uint8_t* line = panel;
   for (int64_t g = 0, b = 0; g < s.groups; ++g) {
-    float scale[kPanel];
-    __builtin_memcpy(scale, panel, sizeof scale);
-    panel += PackedI4::kScaleBytes;
+    if (g % 2 == 0) {
+      line = panel;
+      panel += PackedI4::kLineBytes;
+    }
+    F scale[kVectors];
+    unrolled<kVectors>(
+        [&](auto part) { scale[part] = load_scales(line + g % 2 * PackedI4::kScaleBytes, part); });
     const int64_t end = b + s.group_blocks < s.blocks ? b + s.group_blocks : s.blocks;
     for (; b < end; ++b, panel += PackedI4::kBlockBytes) {
       if constexpr (Rows <= 2)
@@ -201,8 +228,7 @@ ROOTS_INLINE void tile(const PackedI4& s, const Block<Rows>* x, const uint8_t* p
     }
   }
   unrolled<Rows>([&](auto r) {
-    unrolled<kPanel / Vec<float>::kWidth>(
-        [&](auto part) { finish(int64_t{r}, int64_t{part}, total[r][part]); });
+    unrolled<kVectors>([&](auto part) { finish(int64_t{r}, int64_t{part}, total[r][part]); });
   });
 }
 
@@ -270,11 +296,55 @@ ROOTS_INLINE float group_error(const float* w, int64_t n, float scale) {
   return sum;
 }
 
+#if !defined(__AVX512VNNI__)
+constexpr int64_t kRoundedRows = 8;      // more are multiplied as float32
+constexpr int64_t kWidenedColumns = 64;  // widened at a time by one thread
+
+// Widens panels, times their scales, into panels of the float GEMM.
+struct PackWidened {
+  static constexpr bool kInPlace = false;
+  const uint8_t* packed;
+  PackedI4 shape;
+  int64_t first;  // column of the product's first
+  ROOTS_INLINE void operator()(int64_t j0, int64_t, int64_t k0, int64_t depth, float* out) const {
+    using V = Vec<float>;
+    using I = Vec<int32_t>;
+    constexpr int64_t kColumns = kTileColumns<float>;
+    unrolled<kTileVectors>([&](auto v) {
+      const int64_t n = first + j0 + v * V::kWidth;
+      float* to = out + v * V::kWidth;
+      if (n / kPanel >= shape.panels) {  // a tile may reach beyond the last panel
+        for (int64_t k = 0; k < depth; ++k) V().store(to + k * kColumns);
+        return;
+      }
+      const uint8_t* panel = packed + n / kPanel * shape.panel_bytes();
+      for (int64_t k = 0; k < depth;) {
+        const int64_t i = k0 + k, b = i / kBlock;
+        const V scale = load_scales(panel + shape.scales_at(b / shape.group_blocks), n % kPanel / V::kWidth);
+        const V zero = scale * V(-8.0f);
+        const uint8_t* block = panel + shape.block_at(b) + n % kPanel * 4;
+        const int64_t end = (b + 1) * kBlock - k0 < depth ? (b + 1) * kBlock - k0 : depth;
+        while (k < end) {
+          const int64_t e = (k0 + k) % 8;
+          const auto lanes = I::load(reinterpret_cast<const int32_t*>(block + (k0 + k) % kBlock / 8 * 64)).v;
+          const int64_t count = 8 - e < end - k ? 8 - e : end - k;
+          for (int64_t j = 0; j < count; ++j, ++k) {
+            const int64_t input = e + j;  // its nibble: the low ones of four bytes, then the high ones
+            const auto nibble = lanes >> static_cast<int32_t>(input % 4 * 8 + input / 4 * 4) & 15;
+            fma(V(__builtin_convertvector(nibble, V::Raw)), scale, zero).store(to + k * kColumns);
+          }
+        }
+      }
+    });
+  }
+};
+#endif
+
 }  // namespace
 
 // w (N, K) float32 -> q (N, K) int8 in [-8, 7], scale (N, ceil(K / group)): w ~ q scale. The range max|w|
 // / 7.5, as in compressed-tensors, is shrunk in `steps` down to 1 - max_shrink; the least squared error wins.
-// A group of zeros gets scale 1.
+// Scales are float16 numbers. A group of zeros gets scale 1.
 Status quantize_weight_i4(const Context& context, Tensor w, Tensor q, Tensor scale, int64_t group,
                           int64_t steps, double max_shrink) {
   CHECK(w.rank == 2 && w.dtype == DType::f32 && is_contiguous(w), "w must be a contiguous float32 matrix");
@@ -295,14 +365,13 @@ Status quantize_weight_i4(const Context& context, Tensor w, Tensor q, Tensor sca
           const float a = from[i] < 0 ? -from[i] : from[i];
           top = a > top ? a : top;
         }
-        float best = top > 0 ? top / 7.5f : 1.0f;
-        if (best < 1.2e-38f) best = 1.2e-38f;  // below this a float32 scale would be a denormal
+        float best = i4_scale(top > 0 ? top / 7.5f : 1.0f);
         if (top > 0 && steps > 0) {
           float least = group_error(from, n, best);
           for (int64_t k = 1; k <= steps; ++k) {
-            const float candidate =
+            const float candidate = i4_scale(
                 top / 7.5f *
-                static_cast<float>(1.0 - max_shrink * static_cast<double>(k) / static_cast<double>(steps));
+                static_cast<float>(1.0 - max_shrink * static_cast<double>(k) / static_cast<double>(steps)));
             const float error = group_error(from, n, candidate);
             if (error < least) {
               least = error;
@@ -321,8 +390,8 @@ Status quantize_weight_i4(const Context& context, Tensor w, Tensor q, Tensor sca
   return nullptr;
 }
 
-// q (N, K) int8 in [-8, 7] and scale (N, ceil(K / group)) <-> packed (core/packed_i4.h). unpack = 1 restores
-// both exactly.
+// q (N, K) int8 in [-8, 7] and scale (N, ceil(K / group)) <-> packed (core/packed_i4.h), which rounds scales
+// to float16. unpack = 1 restores what was packed.
 Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor packed, int64_t group,
                       int64_t unpack) {
   if (const Status status = check_i4_pack(q, scale, packed, group)) return status;
@@ -336,12 +405,13 @@ Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor pac
     for (int64_t n = begin * kPanel; n < end * kPanel; ++n) {
       if (n >= N && unpack) break;
       for (int64_t g = 0; g < s.groups && n < N; ++g) {
-        float* mine = data<float>(scale) + n * s.groups + g;
-        uint8_t* other = bytes + s.scale_at(n, g);
-        if (unpack)
-          __builtin_memcpy(mine, other, 4);
-        else
-          __builtin_memcpy(other, mine, 4);
+        float& mine = data<float>(scale)[n * s.groups + g];
+        if (unpack) {
+          mine = s.scale(bytes, n, g);
+        } else {
+          const uint16_t bits = f32_to_f16(mine);
+          __builtin_memcpy(bytes + s.scale_at(n, g), &bits, 2);
+        }
       }
       for (int64_t k = 0; k < s.blocks * kBlock; ++k) {
         uint8_t& byte = bytes[s.byte_at(n, k)];
@@ -350,7 +420,7 @@ Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor pac
         if (!unpack)
           byte = static_cast<uint8_t>(byte | (inside ? data<int8_t>(q)[n * K + k] + 8 : 8) << shift);
         else if (inside)
-          data<int8_t>(q)[n * K + k] = static_cast<int8_t>((byte >> shift & 15) - 8);
+          data<int8_t>(q)[n * K + k] = static_cast<int8_t>(s.value(bytes, n, k));
       }
     }
   });
@@ -367,6 +437,16 @@ Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTen
   Epilogue<float> epilogue;
   epilogue.bias = static_cast<const float*>(bias.data);
   epilogue.activation = static_cast<Activation>(activation);
+#if !defined(__AVX512VNNI__)
+  if (M > kRoundedRows && K > 0) {
+    const PackRows<float> rows{{data<float>(x), K, 1}};
+    return for_columns(context, N, kWidenedColumns, [&](int64_t j0, int64_t n) {
+      const PackWidened widened{data<const uint8_t>(packed), s, j0};
+      return gemm_packed<PlainPanels<float>, true>(context, M, n, K, rows, widened, data<float>(out) + j0, N,
+                                                   epilogue.from(j0));
+    });
+  }
+#endif
   // tiles of equal height
   const int64_t rows = ceil_div(M, ceil_div(M, kRows));
   return dispatch(rows, context, s, M, N, K, data<float>(x), data<const uint8_t>(packed), epilogue,

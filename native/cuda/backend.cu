@@ -158,6 +158,7 @@ Status fault_words(Fault fault) {
     case Fault::embedding_forward: return "embedding_forward: index out of range";
     case Fault::embedding_backward: return "embedding_backward: index out of range";
     case Fault::embedding_i8: return "embedding_i8: index out of range";
+    case Fault::embedding_i4: return "embedding_i4: index out of range";
     case Fault::gather: return "gather: index out of range";
     case Fault::scatter_add: return "scatter_add: index out of range";
     case Fault::cross_entropy_forward: return "cross_entropy_forward: target out of range";

@@ -1,5 +1,6 @@
-// Rows and elements chosen by index: embedding tables (float and int8), gather, scatter_add. An index out of
-// range sets the fault word, which the next read reports; nothing is read or written for it.
+// Rows and elements chosen by index: embedding tables (float, int8, int4), gather, scatter_add. An index out
+// of range sets the fault word, which the next read reports; nothing is read or written for it.
+#include "core/product.h"
 #include "cuda/declare.cuh"
 #include "cuda/index.cuh"
 #include "cuda/launch.cuh"
@@ -39,6 +40,18 @@ __global__ void rows_i8_kernel(Indices ids, const int8_t* weight, const float* s
        i += step) {
     const int64_t id = checked(ids, i / width, limit, fault);
     out[i] = id < 0 ? 0.0f : static_cast<float>(weight[id * width + i % width]) * scale[id];
+  }
+}
+
+__global__ void rows_i4_kernel(Indices ids, const uint8_t* packed, PackedI4 s, float* out, int64_t count,
+                               int64_t width, int64_t limit, FaultReport fault) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count * width;
+       i += step) {
+    const int64_t id = checked(ids, i / width, limit, fault), c = i % width;
+    out[i] = id < 0 ? 0.0f
+                    : static_cast<float>(s.value(packed, id, c)) *
+                          s.scale(packed, id, c / PackedI4::kBlock / s.group_blocks);
   }
 }
 
@@ -164,6 +177,16 @@ Status embedding_i8(const Context&, Tensor ids, Tensor weight, Tensor scale, Ten
   return launch(rows_i8_kernel, grid_for(ceil_div(n * width, kThreads)), kThreads, 0, Indices(ids),
                 data<const int8_t>(weight), data<const float>(scale), data<float>(out), n, width,
                 weight.shape[0], fault(Fault::embedding_i8));
+}
+
+Status embedding_i4(const Context&, Tensor ids, Tensor packed, Tensor out, int64_t rows, int64_t group) {
+  if (const Status status = check_embedding_i4(ids, packed, out, rows, group)) return status;
+  if (const Status status = check_indices(ids)) return status;
+  const int64_t n = numel(ids), width = out.shape[out.rank - 1];
+  if (n * width == 0) return nullptr;
+  return launch(rows_i4_kernel, grid_for(ceil_div(n * width, kThreads)), kThreads, 0, Indices(ids),
+                data<const uint8_t>(packed), PackedI4(rows, width, group), data<float>(out), n, width, rows,
+                fault(Fault::embedding_i4));
 }
 
 Status gather(const Context&, Tensor x, Tensor index, Tensor out) {

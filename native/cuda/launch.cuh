@@ -19,6 +19,7 @@ enum class Fault : int32_t {
   embedding_forward,
   embedding_backward,
   embedding_i8,
+  embedding_i4,
   gather,
   scatter_add,
   cross_entropy_forward,

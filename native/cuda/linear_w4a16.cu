@@ -40,14 +40,13 @@ __global__ void quantize_kernel(const float* w, int8_t* q, float* scale, int64_t
     float top = 0;
     for (int64_t i = lane; i < n; i += kWarp) top = Max::combine(top, fabsf(w[at + i]));
     top = warp_reduce<Max>(top);
-    float best = top > 0 ? top / 7.5f : 1.0f;
-    if (best < 1.2e-38f) best = 1.2e-38f;
+    float best = i4_scale(top > 0 ? top / 7.5f : 1.0f);
     if (top > 0 && steps > 0) {
       float least = group_error(w + at, n, best);
       for (int64_t k = 1; k <= steps; ++k) {
-        const float candidate =
+        const float candidate = i4_scale(
             top / 7.5f *
-            static_cast<float>(1.0 - max_shrink * static_cast<double>(k) / static_cast<double>(steps));
+            static_cast<float>(1.0 - max_shrink * static_cast<double>(k) / static_cast<double>(steps)));
         const float error = group_error(w + at, n, candidate);
         if (error < least) {
           least = error;
@@ -62,14 +61,15 @@ __global__ void quantize_kernel(const float* w, int8_t* q, float* scale, int64_t
 
 __global__ void pack_scales_kernel(float* scale, uint8_t* packed, int64_t N, PackedI4 s, bool unpack) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x, rows = s.panels * kPanel;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * s.groups;
-       i += step) {
-    const int64_t n = i / s.groups;
-    float* other = reinterpret_cast<float*>(packed + s.scale_at(n, i % s.groups));
+  const int64_t whole = s.groups + s.groups % 2;  // a line is that of two groups
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * whole; i += step) {
+    const int64_t n = i / whole, g = i % whole;
+    const bool inside = n < N && g < s.groups;
+    float* mine = scale + n * s.groups + g;
     if (!unpack)
-      *other = n < N ? scale[i] : 0.0f;
-    else if (n < N)
-      scale[i] = *other;
+      *reinterpret_cast<uint16_t*>(packed + s.scale_at(n, g)) = f32_to_f16(inside ? *mine : 0.0f);
+    else if (inside)
+      *mine = s.scale(packed, n, g);
   }
 }
 
@@ -93,17 +93,11 @@ __global__ void pack_kernel(int8_t* q, uint8_t* packed, int64_t N, int64_t K, Pa
   }
 }
 
-ROOTS_DEVICE float scale_of(const uint8_t* packed, const PackedI4& s, int64_t n, int64_t group) {
-  return *reinterpret_cast<const float*>(packed + s.scale_at(n, group));
-}
-
 __global__ void widen_kernel(const uint8_t* packed, float* out, int64_t N, int64_t K, PackedI4 s) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < N * K; i += step) {
     const int64_t n = i / K, k = i % K;
-    const int byte = packed[s.byte_at(n, k)];
-    const float value = static_cast<float>((PackedI4::high(k) ? byte >> 4 : byte & 15) - 8);
-    out[i] = value * scale_of(packed, s, n, k / kBlock / s.group_blocks);
+    out[i] = static_cast<float>(s.value(packed, n, k)) * s.scale(packed, n, k / kBlock / s.group_blocks);
   }
 }
 
@@ -120,8 +114,7 @@ __global__ void few_rows_kernel(const float* x, const uint8_t* packed, int64_t M
       const int64_t block = half / 2, piece = half % 2 * 2 + lane / kPanel, k0 = block * kBlock + piece * 8;
       const uint32_t word =
           *reinterpret_cast<const uint32_t*>(from + s.block_at(block) + piece * 64 + column * 4);
-      const float factor =
-          *reinterpret_cast<const float*>(from + s.scales_at(block / s.group_blocks) + column * 4);
+      const float factor = s.scale(from, column, block / s.group_blocks);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         // nibble 0 of byte i, then nibble 1 of byte i - 4
@@ -172,8 +165,9 @@ Status linear_i4_pack(const Context&, Tensor q, Tensor scale, Tensor packed, int
   const int64_t N = q.shape[0], K = q.shape[1];
   const PackedI4 s(N, K, group);
   if (N * K == 0) return nullptr;
-  const Status status = launch(pack_scales_kernel, grid_for(ceil_div(s.panels * kPanel * s.groups, kThreads)),
-                               kThreads, 0, data<float>(scale), data<uint8_t>(packed), N, s, unpack != 0);
+  const Status status =
+      launch(pack_scales_kernel, grid_for(ceil_div(s.panels * kPanel * (s.groups + 1), kThreads)), kThreads,
+             0, data<float>(scale), data<uint8_t>(packed), N, s, unpack != 0);
   if (status) return status;
   return launch(pack_kernel, grid_for(ceil_div(s.panels * kPanel * s.blocks * kBlock / 2, kThreads)),
                 kThreads, 0, data<int8_t>(q), data<uint8_t>(packed), N, K, s, unpack != 0);

@@ -1,12 +1,14 @@
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { LanguageModel, compress, openSafetensors, tensor } from '../../lib/index.js';
+import { LanguageModel, compress, noGrad, openSafetensors, tensor } from '../../lib/index.js';
 import type { CompressOptions } from '../../lib/index.js';
 import { exportConfig, exportRules } from '../../lib/compress/export_rules.js';
 import { chooseGroups, damped, repair } from '../../lib/compress/prune/least_squares.js';
 import { smallest } from '../../lib/compress/prune/magnitude.js';
 import type { JsonObject } from '../../lib/io/json.js';
+import { quantize } from '../../lib/models/quantize.js';
+import { loadModel, writeModel } from '../../lib/models/registry.js';
 import {
   describeWithFixtures,
   expectClose,
@@ -113,9 +115,11 @@ describeWithFixtures('quantize (G07)', () => {
         readFileSync(join(options.out, 'model.safetensors')),
       ),
     ).toBe(true);
-    await expect(
-      compress(shakespeare, shakespeareOptions({ quantize: 'w4a16', quantizeEmbeddings: true })),
-    ).rejects.toThrow(/int4 tables are not supported/);
+    for (const [more, message] of [
+      [{ quantize: 'w8a8', quantizeEmbeddings: true, embeddingBits: 4 }, /goes with quantize/],
+      [{ quantize: 'w4a16', embeddingBits: 4 }, /goes with quantizeEmbeddings/],
+    ] as const)
+      await expect(compress(shakespeare, shakespeareOptions(more))).rejects.toThrow(message);
     await expect(
       compress(shakespeare, shakespeareOptions({ quantize: 'w8a8', quantizeGroup: 64 })),
     ).rejects.toThrow(/quantizeGroup/);
@@ -129,6 +133,88 @@ describeWithFixtures('quantize (G07)', () => {
       (await openSafetensors(join(options.out, 'model.safetensors'))).info('transformer.wte.weight')
         .dtype,
     ).toBe('I8');
+  });
+});
+
+describeWithFixtures('int4 layers beside a quantized table and head (G07)', () => {
+  // tied: the table is the head
+  it.each([8, 4] as const)('gpt2-shakespeare, %d bits: smaller, reloads', async (bits) => {
+    const options = shakespeareOptions({
+      quantize: 'w4a16',
+      quantizeGroup: 32,
+      quantizeEmbeddings: true,
+      embeddingBits: bits,
+    });
+    const r = await compress(shakespeare, options);
+    expect(r.stages[0]!.accepted).toBe(true);
+    expect(r.recipe).toMatchObject({ quantizeGroup: 32, embeddingBits: bits });
+    expect(r.ratio.disk).toBeGreaterThan(5);
+    expect(Math.abs(r.ratio.perplexity - 1)).toBeLessThan(bits === 8 ? 0.01 : 0.03);
+    const file = await openSafetensors(join(options.out, 'model.safetensors'));
+    expect(file.info('transformer.wte.weight_packed').shape[1]).toBe((128 * bits) / 32);
+  });
+  for (const [name, table, linear] of [
+    ['gpt2-untied', 'transformer.wte', 'transformer.h.0.mlp.c_fc'],
+    ['gpt2-base', 'transformer.wte', 'transformer.h.0.mlp.c_fc'],
+    ['llama-gqa', 'model.embed_tokens', 'model.layers.0.mlp.up_proj'],
+  ] as const)
+    it.each([8, 4] as const)(
+      `${name}, %d bits: the file says which is which and loads to the same logits`,
+      async (bits) => {
+        const { model } = await loadModel(fixture(`checkpoints/zoo-random/${name}`));
+        const ids = tensor(Int32Array.from([3, 40, 41, 42, 7]), { shape: [1, 5] });
+        const logits = async (m: typeof model): Promise<number[]> => [
+          ...(await numbers(noGrad(() => m.forward({ inputIds: ids }).logits))),
+        ];
+        const float = await logits(model);
+        quantize(model, { scheme: 'w4a16', group: 32, embeddings: true, embeddingBits: bits });
+        const want = await logits(model);
+        const norm = (x: number[]): number => Math.hypot(...x);
+        expect(norm(want.map((x, i) => x - float[i]!)) / norm(float)).toBeLessThan(0.5);
+        const folder = out();
+        await writeModel(folder, model);
+        const { quantization_config: q } = JSON.parse(
+          readFileSync(join(folder, 'config.json'), 'utf8'),
+        ) as { quantization_config: { config_groups: Record<string, { targets: string[] }> } };
+        const targets = Object.values(q.config_groups).map((g) => g.targets);
+        if (bits === 4) expect(targets.map((t) => t.toSorted())).toEqual([['Embedding', 'Linear']]);
+        else
+          expect(targets.map((t) => t.toSorted()).toSorted()).toEqual([
+            model.head ? ['Embedding', 'lm_head'] : ['Embedding'],
+            ['Linear'],
+          ]);
+        const file = await openSafetensors(join(folder, 'model.safetensors'));
+        const width = model.shape.hidden;
+        expect(file.info(`${table}.weight_packed`).shape[1]).toBe(Math.ceil((width * bits) / 32));
+        expect(file.info(`${linear}.weight_packed`).shape[1]).toBe(Math.ceil((width * 4) / 32));
+        const { model: back, warnings } = await loadModel(folder);
+        expect(warnings).toEqual([]);
+        // positions are stored as float16
+        const got = await logits(back);
+        expect(norm(got.map((x, i) => x - want[i]!)) / norm(want)).toBeLessThan(1e-3);
+        expect(back.numParameters()).toBe(model.numParameters());
+        back.dispose();
+        model.dispose();
+      },
+    );
+  it('refuses patterns as targets of several groups, and layers that none of them names', async () => {
+    const { model } = await loadModel(fixture('checkpoints/zoo-random/gpt2-base'));
+    quantize(model, { scheme: 'w4a16', group: 32, embeddings: true });
+    const folder = out();
+    await writeModel(folder, model);
+    const path = join(folder, 'config.json');
+    const text = readFileSync(path, 'utf8');
+    for (const [target, message] of [
+      ['re:.*wte', /not patterns/],
+      [
+        'LayerNorm',
+        /no group of quantization_config has the target "transformer.wte" or Embedding/,
+      ],
+    ] as const) {
+      writeFileSync(path, text.replace('"Embedding"', JSON.stringify(target)));
+      await expect(loadModel(folder)).rejects.toThrow(message);
+    }
+    model.dispose();
   });
 });
 

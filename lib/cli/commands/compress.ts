@@ -45,6 +45,7 @@ export const command: Command = {
   --quantize w8a8|w8a16|w4a16   int8 or int4 weights; w8a8 also quantizes activations on the fly
   --group N                for w4a16: inputs that share a scale, a multiple of 32 (default 128)
   --quantize-embeddings    the token embedding and output head too
+  --embedding-bits 8|4     of those (default 8); 4 goes with w4a16
   --prune ffn=R,heads=R,layers=R   remove this share, refitted by least squares on the calibration text
   --heal STEPS|MINUTESm    distil the pruned model from the original; the gate judges both together
   --heal-text FILE|self    text to heal on (default: the calibration text); self: the original makes it up
@@ -64,6 +65,7 @@ Writes a model folder to OUT, with report.json and report.html.`,
     eval: { type: 'string' },
     quantize: { type: 'string' },
     'quantize-embeddings': { type: 'boolean' },
+    'embedding-bits': { type: 'string' },
     prune: { type: 'string' },
     heal: { type: 'string' },
     'heal-text': { type: 'string' },
@@ -90,6 +92,7 @@ Writes a model folder to OUT, with report.json and report.html.`,
         quantize: textOption(values, 'quantize') as QuantScheme | undefined,
         quantizeGroup: integerOption(values, 'group'),
         quantizeEmbeddings: values['quantize-embeddings'] === true ? true : undefined,
+        embeddingBits: integerOption(values, 'embedding-bits') as 8 | 4 | undefined,
         prune: prune === undefined ? undefined : parsePrune(prune),
         heal: healing === undefined ? undefined : parseHeal(healing),
         healText:
