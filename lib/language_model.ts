@@ -11,6 +11,7 @@ import { TextStream } from './generate/text_stream.js';
 import { saveFolder } from './io/checkpoint.js';
 import type { JsonObject } from './io/json.js';
 import type { CausalLM } from './models/causal_lm.js';
+import type { CacheDType } from './nn/kv_cache.js';
 import { tokenIds } from './models/config.js';
 import {
   architectureOf,
@@ -46,6 +47,8 @@ export interface GenerateOptions extends SamplingOptions {
   maxNewTokens?: number;
   /** Tokens in all, prompt included. */
   maxLength?: number;
+  /** How keys and values are kept; int8 takes a quarter of float32's memory. Default: bfloat16 for quantized models, else as the weights. */
+  cacheDtype?: CacheDType;
   /** End the text before the first of these strings. */
   stop?: string | readonly string[];
   /** Ends generation early; the promise rejects with the signal's reason. */
@@ -62,6 +65,7 @@ const generateKeys = [
   'seed',
   'maxNewTokens',
   'maxLength',
+  'cacheDtype',
   'stop',
   'signal',
 ];

@@ -384,6 +384,13 @@ def correctness(c):
         xq = (x * inverse[:, None]).round().clamp(-127, 127)
         q, s = c.new((M, K), torch.int8), c.new((M,))
         c.check("quantize_rows_i8", (x, q.tensor, s.tensor), [q, s], [xq, xs], 1e-6, f"{M} x {K}")
+        if K > 8:  # dense rows that lie apart
+            part = x[:, 4:]
+            top4 = part.double().abs().amax(1).float()
+            some = (part * torch.where(top4 > 0, 127 / top4, torch.ones_like(top4))[:, None]).round().clamp(-127, 127)
+            q, s = c.new((M, K - 4), torch.int8), c.new((M,))
+            c.check("quantize_rows_i8", (part, q.tensor, s.tensor), [q, s],
+                    [some, torch.where(top4 > 0, top4 / 127, torch.ones_like(top4))], 1e-6, f"rows apart, {M} x {K - 4}")
         c.check("linear_w8a8", (x, packed, ws, None, o.tensor, 0), [o],
                 [(xq.double() @ w8.double().t()) * xs.double()[:, None] * ws.double()[None]], 1e-6, f"{M} x {N} x {K}")
     a, b = c.randn(2, 3, 33, 20), c.randn(1, 3, 20, 17).expand(2, 3, 20, 17)
@@ -630,6 +637,14 @@ def attention(c, shapes):
             c.check("attention_bf16_forward",
                     (*operands, None, None, None, o.tensor, lse.tensor, scale, causal, window),
                     [o, lse], [want, want_lse], 1e-2, note + f" {operands[0].dtype}/{operands[1].dtype}")
+        # int8 keys and values with a scale per row
+        kq, vq = c.ints(-127, 128, *k.shape, dtype=torch.int8), c.ints(-127, 128, *v.shape, dtype=torch.int8)
+        ks, vs = c.randn(B, Hkv, Tk).abs() / 100 + 0.001, c.randn(B, Hkv, Tk).abs() / 100 + 0.001
+        k8, v8 = kq.double() * ks.double()[..., None], vq.double() * vs.double()[..., None]
+        o, lse = c.new(q.shape), c.new((B, H, Tq))
+        c.check("attention_i8_forward", (q, kq, ks, vq, vs, None, None, None, o.tensor, lse.tensor, scale, causal, window),
+                [o, lse], [F.softmax(scores(q.double(), k8), -1) @ v8.repeat_interleave(H // Hkv, 1),
+                           torch.logsumexp(scores(q.double(), k8), -1)], 1e-5, note)
         if Tk == 1:  # one key: the gradients of q and k are zero
             continue
         dq, dk, dv = c.new(q.shape), c.new(k.shape), c.new(v.shape)

@@ -3,6 +3,7 @@
 import { noGrad } from '../autograd/modes.js';
 import { asGraph } from '../native/device.js';
 import type { CausalLM } from '../models/causal_lm.js';
+import type { CacheDType } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
 import { OptionError, RootsError } from '../tensor/errors.js';
 import { tidy, untracked } from '../tensor/scope.js';
@@ -13,6 +14,8 @@ import type { SamplingOptions } from './sampler.js';
 export interface GenerateIdsOptions extends SamplingOptions {
   /** Tokens to generate at most. */
   maxNewTokens: number;
+  /** How keys and values are kept (KVCache); by default as the model's createCache() does. */
+  cacheDtype?: CacheDType;
   /** Tokens that end a sequence. */
   eosTokenIds?: readonly number[];
   signal?: AbortSignal;
@@ -64,7 +67,9 @@ export async function* generateIds(
   const seen = prompts.map((p) => [...p]);
   const eos = new Set(options.eosTokenIds ?? []);
   const ragged = prompts.some((p) => p.length !== width);
-  const cache = model.createCache();
+  const cache = model.createCache(
+    options.cacheDtype === undefined ? {} : { dtype: options.cacheDtype },
+  );
   if (ragged)
     cache.starts = untracked(() =>
       tensor(

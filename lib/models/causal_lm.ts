@@ -1,6 +1,7 @@
 // What every decoder-only language model here has in common: the forward contract, the parts that compression works
 // on, and names for saving.
-import { attention, packedAttention } from '../ops/attention.js';
+import { attention, attentionI8, packedAttention } from '../ops/attention.js';
+import type { Int8Rows } from '../ops/attention.js';
 import { checkpoint } from '../autograd/checkpoint.js';
 import { autocast, isGradEnabled } from '../autograd/modes.js';
 import { dropout } from '../ops/dropout.js';
@@ -24,6 +25,7 @@ import {
 import type { JsonObject } from '../io/json.js';
 import type { Embedding } from '../nn/embedding.js';
 import { KVCache } from '../nn/kv_cache.js';
+import type { CacheDType } from '../nn/kv_cache.js';
 import type { Linear } from '../nn/linear.js';
 import { Module } from '../nn/module.js';
 import { hasOtherDevices } from '../native/device.js';
@@ -138,7 +140,7 @@ export abstract class CausalLM extends Module {
    * An empty cache for this model's context. What it holds is bfloat16 where weights are stored in bfloat16 or as integers, unless
    * `dtype` says otherwise: each token reads all of it, and it is rounded less than they are.
    */
-  createCache(options: { dtype?: 'float32' | 'bfloat16' } = {}): KVCache {
+  createCache(options: { dtype?: CacheDType } = {}): KVCache {
     const narrow =
       this.tokenEmbedding.storesBfloat16 ||
       this.blocks.some((block) => [...block.linears.values()].some((layer) => layer.scheme));
@@ -296,9 +298,22 @@ export function attend(
   window = 0,
 ): Tensor {
   const stored = input.cache?.append(input.layer, k, v);
-  const [keys, values] = [stored?.keys ?? k, stored?.values ?? v];
   input.observe?.(input.layer, q, k, v);
   const drop = input.dropout ?? 0;
+  const options = {
+    causal: true,
+    scale,
+    window,
+    mask: input.mask,
+    starts: input.cache?.starts ?? null,
+  };
+  if (stored?.int8 && !input.attentions && drop === 0)
+    return attentionI8(q, stored.int8.keys, stored.int8.values, options);
+  const [keys, values] = !stored
+    ? [k, v]
+    : stored.int8
+      ? [widened(stored.int8.keys), widened(stored.int8.values)]
+      : [stored.keys, stored.values];
   if (input.attentions || drop > 0) {
     const probabilities = attentionWeights(q, like(keys, q), input, scale, window);
     // the block's tidy() ends before the forward does
@@ -306,14 +321,11 @@ export function attend(
     if (drop > 0)
       return matmul(dropout(probabilities, drop), repeatHeads(like(values, q), q.shape[1]!));
   }
-  return attention(q, keys, values, {
-    causal: true,
-    scale,
-    window,
-    mask: input.mask,
-    starts: input.cache?.starts ?? null,
-  });
+  return attention(q, keys, values, options);
 }
+
+const widened = ({ q, scale }: Int8Rows): Tensor =>
+  mul(cast(q, 'float32'), reshape(scale, [...scale.shape, 1]));
 
 /** The same for queries, keys and values side by side: (B, T, 3C) → (B, T, C), without a copy where nobody looks inside. */
 export function attendPacked(

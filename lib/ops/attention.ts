@@ -147,6 +147,82 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   });
 }
 
+/** Rows of integers and what each is a multiple of: x ≈ q · scale. q (…, D) int8, scale (…) float32, as quantizeRowsI8 gives them. */
+export interface Int8Rows {
+  readonly q: Tensor;
+  readonly scale: Tensor;
+}
+
+/**
+ * `attention` over int8 keys and values with a scale per row, as a cache holds them; everything else is float32. No gradient.
+ * q (B, H, Tq, D) float32, k.q (B, Hkv, Tk, D), v.q (B, Hkv, Tk, Dv) int8, scales (B, Hkv, Tk) float32 → (B, H, Tq, Dv) float32.
+ */
+export function attentionI8(
+  q: Tensor,
+  k: Int8Rows,
+  v: Int8Rows,
+  options: AttentionOptions = {},
+): Tensor {
+  const op = 'attentionI8';
+  check.knownOptions(op, options, optionNames);
+  check.tensor(op, 'q', q);
+  check.rank(op, 'q', q, 4, '(B, H, Tq, D)');
+  check.dtype(op, 'q', q, 'float32');
+  const [b, h, tq, d] = q.shape as [number, number, number, number];
+  for (const [name, rows] of [
+    ['k', k],
+    ['v', v],
+  ] as const) {
+    check.tensor(op, `${name}.q`, rows.q);
+    check.tensor(op, `${name}.scale`, rows.scale);
+    check.rank(op, `${name}.q`, rows.q, 4, '(B, Hkv, Tk, D)');
+    check.dtype(op, `${name}.q`, rows.q, 'int8');
+    check.dtype(op, `${name}.scale`, rows.scale, 'float32');
+    check.shape(op, `${name}.scale`, rows.scale, rows.q.shape.slice(0, 3));
+  }
+  const [bk, hkv, tk, dk] = k.q.shape as [number, number, number, number];
+  if (bk !== b || dk !== d)
+    throw new ShapeError(
+      `${op}: k ${format(k.q.shape)} does not match q ${format(q.shape)} in batch or head size`,
+    );
+  if (hkv === 0 || h % hkv !== 0)
+    throw new ShapeError(`${op}: ${h} query heads are not a multiple of ${hkv} key heads`);
+  check.shape(op, 'v.scale', v.scale, [b, hkv, tk]);
+  const { causal = false, scale = 1 / Math.sqrt(d), window = 0 } = options;
+  check.number(op, 'scale', scale);
+  check.integer(op, 'window', window, 0);
+  if (window > 0 && !causal) throw new OptionError(`${op}: window needs causal: true`);
+  checkLimits(op, b, options);
+  return tidy(() => {
+    let wide: Tensor | null = null;
+    if (options.mask) {
+      check.tensor(op, 'mask', options.mask);
+      const bias = options.mask.dtype === 'bool' ? where(options.mask, 0, -Infinity) : options.mask;
+      wide = expand(as(bias, 'float32').detach(), [b, h, tq, tk]);
+    }
+    const out = headsLast([b, h, tq, v.q.shape[3]!], 'float32');
+    kernels.attention_i8_forward(
+      denseRows(q),
+      denseRows(k.q),
+      denseScales(k.scale),
+      denseRows(v.q),
+      denseScales(v.scale),
+      wide,
+      options.lengths ? contiguous(options.lengths) : null,
+      options.starts ? contiguous(options.starts) : null,
+      out,
+      empty([b, h, tq], 'float32'),
+      scale,
+      causal ? 1 : 0,
+      window,
+    );
+    return out;
+  });
+}
+
+const denseScales = (t: Tensor): Tensor =>
+  t.strides[2] === 1 || t.shape[2]! <= 1 ? t.detach() : contiguous(t.detach());
+
 /** Rows (the last axis) without gaps: all that the kernel asks for. */
 const denseRows = (t: Tensor): Tensor => (t.strides[3] === 1 ? t.detach() : clone(t.detach()));
 

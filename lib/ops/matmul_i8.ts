@@ -34,15 +34,17 @@ export function matmulI8(a: Tensor, b: Tensor): Tensor {
 
 /**
  * Symmetric int8 per row: scale = max|x| / 127 (1 for a row of zeros), q = round_half_even(x / scale).
- * x (M, K) float32 → q (M, K) int8, scale (M) float32.
+ * x (…, K) float32 of up to four axes → q (…, K) int8, scale (…) float32.
  */
 export function quantizeRowsI8(x: Tensor): { q: Tensor; scale: Tensor } {
   check.tensor('quantizeRowsI8', 'x', x);
-  check.rank('quantizeRowsI8', 'x', x, 2, '(M, K)');
+  check.minRank('quantizeRowsI8', x, 1);
   check.dtype('quantizeRowsI8', 'x', x, 'float32');
+  if (x.rank > 4)
+    throw new ShapeError(`quantizeRowsI8: expected at most four axes, got ${format(x.shape)}`);
   return tidy(() => {
     const q = empty(x.shape, 'int8');
-    const scale = empty([x.shape[0]!], 'float32');
+    const scale = empty(x.shape.slice(0, -1), 'float32');
     kernels.quantize_rows_i8(contiguous(x.detach()), q, scale);
     return { q, scale };
   });

@@ -91,6 +91,26 @@ inline Status check_attention_bf16(const Tensor& q, const Tensor& k, const Tenso
   return check_attention_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p);
 }
 
+// q and out float32; k and v int8 with a float32 scale per row, (B, Hkv, Tk), rows of scales dense.
+inline Status check_attention_i8(const Tensor& q, const Tensor& k, const Tensor& k_scale, const Tensor& v,
+                                 const Tensor& v_scale, const OptionalTensor& mask,
+                                 const OptionalTensor& lengths, const OptionalTensor& starts,
+                                 const Tensor& out, const Tensor& lse, double scale, int64_t causal,
+                                 int64_t window, AttentionProblem* p) {
+  CHECK(q.dtype == DType::f32 && out.dtype == DType::f32 && lse.dtype == DType::f32, "needs float32");
+  CHECK(k.dtype == DType::i8 && v.dtype == DType::i8, "k and v must be int8");
+  CHECK(!mask.data || mask.dtype == DType::f32, "mask must be float32");
+  if (const Status status =
+          check_attention_shapes(q, k, v, mask, lengths, starts, out, lse, scale, causal, window, p))
+    return status;
+  const Tensor* const scales[] = {&k_scale, &v_scale};
+  for (const Tensor* s : scales)
+    CHECK(s->rank == 3 && s->dtype == DType::f32 && s->shape[0] == p->B && s->shape[1] == p->Hkv &&
+              s->shape[2] == p->Tk && (s->strides[2] == 1 || p->Tk <= 1),
+          "one scale per key and value");
+  return nullptr;
+}
+
 // Beside check_attention().
 inline Status check_attention_gradients(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
                                         const OptionalTensor& mask, const Tensor& out, const Tensor& dq,

@@ -103,6 +103,25 @@ inline Status check_linear_i4(const Tensor& x, const Tensor& packed, const Tenso
   if (const Status status = check_group(group)) return status;
   return check_i4_packed(packed, PackedI4(out.shape[1], x.shape[1], group));
 }
+// x (…, K) float32 with dense rows and any leading axes, q like it, scale (…): a view of up to four axes.
+inline Status check_quantize_rows(const Tensor& x, const Tensor& q, const Tensor& scale) {
+  CHECK(x.rank >= 1 && x.rank <= 4 && x.dtype == DType::f32, "x must be float32 with 1 to 4 axes");
+  CHECK(q.dtype == DType::i8 && same_shape(x, q), "q must be int8, like x");
+  const int32_t last = x.rank - 1;
+  CHECK((x.strides[last] == 1 && q.strides[last] == 1) || x.shape[last] <= 1, "rows must be dense");
+  CHECK(scale.dtype == DType::f32 && scale.rank == last, "one scale per row");
+  for (int32_t i = 0; i < last; ++i) CHECK(scale.shape[i] == x.shape[i], "one scale per row");
+  return nullptr;
+}
+// Where row `r` of the leading axes lies.
+ROOTS_PORTABLE int64_t row_offset(const Tensor& t, const Tensor& rows, int64_t r) {
+  int64_t at = 0;
+  for (int32_t i = rows.rank - 2; i >= 0; --i) {
+    at += r % rows.shape[i] * t.strides[i];
+    r /= rows.shape[i];
+  }
+  return at;
+}
 // Rows of a packed table (rows, width): out (…, width), ids (…) of any shape.
 inline Status check_embedding_i4(const Tensor& ids, const Tensor& packed, const Tensor& out, int64_t rows,
                                  int64_t group) {

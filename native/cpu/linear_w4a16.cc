@@ -232,6 +232,64 @@ ROOTS_INLINE void tile(const PackedI4& s, const Block<Rows>* x, const uint8_t* p
   });
 }
 
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#define ROOTS_WIDE_ROW
+// One row of x times kWide panels at once, which share its broadcast quads: finish(panel, vector of the
+// panel, totals), the same bits as tile<1>. Order matters: panels inside, quads outside, or GCC keeps every
+// broadcast in memory.
+constexpr int kWide = 4 * static_cast<int>(Vec<float>::kWidth) / static_cast<int>(kPanel);
+template <class Finish>
+ROOTS_INLINE void wide_row(const PackedI4& s, const Block<1>* x, const uint8_t* panels,
+                           const Finish& finish) {
+  using F = Vec<float>;
+  using I = Vec<int32_t>;
+  typedef int16_t Halves __attribute__((vector_size(kVectorBytes)));
+  constexpr int kVectors = kPanel / F::kWidth, kParts = kWide * kVectors;
+  const int64_t stride = s.panel_bytes();
+  F total[kParts] = {}, scale[kParts];
+  int64_t at = 0, line = 0;
+  for (int64_t g = 0, b = 0; g < s.groups; ++g) {
+    if (g % 2 == 0) {
+      line = at;
+      at += PackedI4::kLineBytes;
+    }
+    unrolled<kParts>([&](auto n) {
+      scale[n] =
+          load_scales(panels + n / kVectors * stride + line + g % 2 * PackedI4::kScaleBytes, n % kVectors);
+    });
+    const int64_t end = b + s.group_blocks < s.blocks ? b + s.group_blocks : s.blocks;
+    for (; b < end; ++b, at += PackedI4::kBlockBytes) {
+      Halves high[kParts], low[kParts];
+      unrolled<kParts>([&](auto n) { high[n] = low[n] = Halves{}; });
+      const uint8_t* w = panels + at;
+#pragma GCC unroll 1
+      for (int64_t piece = 0; piece < kQuads / 2; ++piece, w += 64) {
+        unrolled<2>([&](auto odd) {
+          int32_t h, l;
+          __builtin_memcpy(&h, x[b].high[2 * piece + odd][0], 4);
+          __builtin_memcpy(&l, x[b].low[2 * piece + odd][0], 4);
+          const I hs(h), ls(l);
+          unrolled<kParts>([&](auto n) {
+            const uint8_t* from = w + n / kVectors * stride + n % kVectors * I::kWidth * 4;
+            if constexpr (odd == 0 && n % kVectors == 0) __builtin_prefetch(from + kAhead);
+            const I bytes = I::load(reinterpret_cast<const int32_t*>(from));
+            const I nibbles((odd ? bytes.v >> 4 : bytes.v) & 0x0f0f0f0f);
+            high[n] += (Halves)byte_pairs(nibbles, hs).v;
+            low[n] += (Halves)byte_pairs(nibbles, ls).v;
+          });
+        });
+      }
+      unrolled<kParts>([&](auto n) {
+        const I sum((pair_sums(I((I::Raw)high[n])).v << 7) + pair_sums(I((I::Raw)low[n])).v + x[b].shift[0]);
+        const F product(__builtin_convertvector(sum.v, F::Raw));
+        total[n] = fma(product, scale[n] * F(x[b].scale[0]), total[n]);
+      });
+    }
+  }
+  unrolled<kParts>([&](auto n) { finish(int64_t{n / kVectors}, int64_t{n % kVectors}, total[n]); });
+}
+#endif
+
 // y for all tiles of Rows rows.
 template <int Rows>
 Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N, int64_t K, const float* x,
@@ -262,14 +320,24 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
   context.parallel_for(ceil_div(s.panels, panels_per_chunk), [&](int64_t chunk) {
     const int64_t p0 = chunk * panels_per_chunk;
     const int64_t p1 = p0 + panels_per_chunk < s.panels ? p0 + panels_per_chunk : s.panels;
-    for (int64_t p = p0; p < p1; ++p)
+    const auto store = [&](int64_t row, int64_t j, Vec<float> total) {
+      if (row >= M || j >= N) return;
+      const int64_t m = N - j < W ? N - j : W;
+      epilogue.finish(total, 0, j, m).store_partial(out + row * N + j, m);
+    };
+    int64_t p = p0;
+#if defined(ROOTS_WIDE_ROW)
+    if constexpr (Rows == 1)
+      for (; M == 1 && p + kWide <= p1; p += kWide)
+        wide_row(s, blocks, packed + p * s.panel_bytes(), [&](int64_t panel, int64_t part, Vec<float> total) {
+          store(0, (p + panel) * kPanel + part * W, total);
+        });
+#endif
+    for (; p < p1; ++p)
       for (int64_t t = 0; t < tiles; ++t)
         tile<Rows>(s, blocks + t * s.blocks, packed + p * s.panel_bytes(),
                    [&](int64_t r, int64_t part, Vec<float> total) {
-                     const int64_t row = t * Rows + r, j = p * kPanel + part * W;
-                     if (row >= M || j >= N) return;
-                     const int64_t m = N - j < W ? N - j : W;
-                     epilogue.finish(total, 0, j, m).store_partial(out + row * N + j, m);
+                     store(t * Rows + r, p * kPanel + part * W, total);
                    });
   });
   return nullptr;

@@ -114,16 +114,16 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
                   });
 }
 
-// x (M, K) float32 -> q (M, K) int8, scale (M): x ~ q * scale.
+// x (..., K) float32 -> q (..., K) int8, scale (...): x ~ q * scale. Rows are dense, leading axes of any
+// strides.
 Status quantize_rows_i8(const Context& context, Tensor x, Tensor q, Tensor scale) {
-  CHECK(x.rank == 2 && x.dtype == DType::f32 && is_contiguous(x), "x must be a contiguous float32 matrix");
-  CHECK(q.dtype == DType::i8 && same_shape(x, q) && is_contiguous(q), "q must be int8, like x");
-  CHECK(scale.dtype == DType::f32 && numel(scale) == x.shape[0] && is_contiguous(scale), "one scale per row");
-  const int64_t M = x.shape[0], K = x.shape[1];
-  context.parallel_for(ceil_div(M, 16), [&](int64_t chunk) {
-    const int64_t end = (chunk + 1) * 16 < M ? (chunk + 1) * 16 : M;
-    for (int64_t i = chunk * 16; i < end; ++i)
-      data<float>(scale)[i] = quantize_row(data<float>(x) + i * K, K, K, data<uint8_t>(q) + i * K, false);
+  if (const Status status = check_quantize_rows(x, q, scale)) return status;
+  const int64_t K = x.shape[x.rank - 1], M = numel(scale), per_chunk = kChunkElements / (K + 1) + 1;
+  context.parallel_for(ceil_div(M, per_chunk), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * per_chunk < M ? (chunk + 1) * per_chunk : M;
+    for (int64_t i = chunk * per_chunk; i < end; ++i)
+      data<float>(scale)[row_offset(scale, x, i)] = quantize_row(
+          data<float>(x) + row_offset(x, x, i), K, K, data<uint8_t>(q) + row_offset(q, x, i), false);
   });
   return nullptr;
 }

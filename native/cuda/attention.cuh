@@ -19,6 +19,7 @@ constexpr int kFewPerLane = 8, kManyPerLane = 32;
 
 struct Problem : AttentionProblem {
   Tensor q, k, v, mask, out, lse;
+  Tensor k_scale{}, v_scale{};  // (B, Hkv, Tk): of int8 keys and values
 
   Problem(const AttentionProblem& sizes, const Tensor& q_, const Tensor& k_, const Tensor& v_,
           const Tensor& mask_, const Tensor& out_, const Tensor& lse_)
@@ -34,11 +35,14 @@ ROOTS_DEVICE T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t i) {
   return static_cast<T*>(t.data) + b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
 }
 
-// Element d of a row. With float, tensors may hold bf16.
+// Element d of a row. With float, tensors may hold bf16, or int8 that is still to be scaled.
 template <class T>
 ROOTS_DEVICE T value_at(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t d) {
   if constexpr (sizeof(T) == sizeof(float))
+  {
     if (t.dtype == DType::bf16) return to_float(Bf16{row_of<uint16_t>(t, b, h, i)[d]});
+    if (t.dtype == DType::i8) return static_cast<float>(row_of<int8_t>(t, b, h, i)[d]);
+  }
   return row_of<T>(t, b, h, i)[d];
 }
 template <class T>
@@ -51,6 +55,13 @@ ROOTS_DEVICE void store_at(const Tensor& t, int64_t b, int64_t h, int64_t i, int
   row_of<T>(t, b, h, i)[d] = value;
 }
 
+// What the elements of row j are multiples of.
+template <class T>
+ROOTS_DEVICE T scale_at(const Tensor& scales, int64_t b, int64_t h, int64_t j) {
+  if (!scales.data) return T(1);
+  return static_cast<const T*>(scales.data)[b * scales.strides[0] + h * scales.strides[1] + j];
+}
+
 template <class T>
 ROOTS_DEVICE T mask_at(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   return p.mask.data ? row_of<T>(p.mask, b, h, i)[j * p.mask.strides[3]] : T(0);
@@ -59,10 +70,11 @@ ROOTS_DEVICE T mask_at(const Problem& p, int64_t b, int64_t h, int64_t i, int64_
 // Rows [first, first + 32) of a head into shared memory, `pitch` apart; zeros beyond `rows`.
 template <class T>
 ROOTS_DEVICE void stage(const Tensor& x, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t width,
-                        T* to, int64_t pitch) {
+                        T* to, int64_t pitch, const Tensor& scales = {}) {
   for (int64_t at = threadIdx.x; at < kTile * width; at += blockDim.x) {
     const int64_t r = at / width, d = at % width;
-    to[r * pitch + d] = first + r < rows ? value_at<T>(x, b, h, first + r, d) : T(0);
+    to[r * pitch + d] = first + r < rows ? value_at<T>(x, b, h, first + r, d) * scale_at<T>(scales, b, h, first + r)
+                                         : T(0);
   }
 }
 
@@ -122,8 +134,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Problem p, int64_t ti
     block_range(p, b, at.i, &first, &last);
     for (int64_t j0 = first; j0 < last; j0 += kTile) {
       __syncthreads();
-      stage(p.k, b, kv, j0, p.Tk, p.D, s.keys, s.key_pitch);
-      stage(p.v, b, kv, j0, p.Tk, p.Dv, s.values, s.value_pitch);
+      stage(p.k, b, kv, j0, p.Tk, p.D, s.keys, s.key_pitch, p.k_scale);
+      stage(p.v, b, kv, j0, p.Tk, p.Dv, s.values, s.value_pitch, p.v_scale);
       __syncthreads();
       if (!active) continue;
       const int64_t j = j0 + lane;
@@ -186,16 +198,18 @@ __global__ void __launch_bounds__(kThreads) few_kernel(Problem p, int64_t pieces
       for (int e = 0; e < kPerLane; ++e)
         if (lane + e * kWarp < p.D)
           product = fma_of(q[e], value_at<T>(p.k, b, kv, j, lane + e * kWarp), product);
-      const T score = fma_of(warp_reduce<Sum>(product), static_cast<T>(p.scale), mask_at<T>(p, b, h, i, j));
+      product = warp_reduce<Sum>(product) * scale_at<T>(p.k_scale, b, kv, j);
+      const T score = fma_of(product, static_cast<T>(p.scale), mask_at<T>(p, b, h, i, j));
       const T new_top = Max::combine(top, score);
       const T shift = new_top == -infinity(T(0)) ? T(0) : new_top;
       const T weight = exp_of(score - shift), keep = exp_of(top - shift);
       top = new_top;
       sum = fma_of(sum, keep, weight);
+      const T factor = weight * scale_at<T>(p.v_scale, b, kv, j);
 #pragma unroll
       for (int e = 0; e < kPerLane; ++e)
         if (lane + e * kWarp < p.Dv)
-          acc[e] = fma_of(weight, value_at<T>(p.v, b, kv, j, lane + e * kWarp), acc[e] * keep);
+          acc[e] = fma_of(factor, value_at<T>(p.v, b, kv, j, lane + e * kWarp), acc[e] * keep);
     }
     T* part = parts + job * part_size(p);
     if (lane == 0) {

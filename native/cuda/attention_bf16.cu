@@ -81,5 +81,21 @@ Status attention_bf16_forward(const Context&, Tensor q, Tensor k, Tensor v, Opti
   return wide_rows(p) ? forward_tiles<128>(p) : forward_tiles<64>(p);
 }
 
+// Over int8 keys and values with a scale per row: the general kernels, which read them in place.
+Status attention_i8_forward(const Context&, Tensor q, Tensor k, Tensor k_scale, Tensor v, Tensor v_scale,
+                            OptionalTensor mask, OptionalTensor lengths, OptionalTensor starts, Tensor out,
+                            Tensor lse, double scale, int64_t causal, int64_t window) {
+  AttentionProblem sizes;
+  if (const Status status = check_attention_i8(q, k, k_scale, v, v_scale, mask, lengths, starts, out, lse,
+                                               scale, causal, window, &sizes))
+    return status;
+  if (const Status status = check_heads(sizes)) return status;
+  Problem p(sizes, q, k, v, mask, out, lse);
+  p.k_scale = k_scale;
+  p.v_scale = v_scale;
+  if (p.B * p.H * p.Tq == 0) return nullptr;
+  return forward_any<float>(p);
+}
+
 }  // namespace cuda
 }  // namespace roots

@@ -1,5 +1,6 @@
 // float32 to int8: rows of activations, and weights with the scale that loses least; rules in
 // native/cpu/quantize.cc and native/cpu/gemm/i8.h.
+#include "core/product.h"
 #include "cuda/declare.cuh"
 #include "cuda/rows.cuh"
 
@@ -18,19 +19,30 @@ ROOTS_DEVICE int8_t rounded(float x) {
   return static_cast<int8_t>(__float2int_rn(x));
 }
 
+ROOTS_DEVICE void quantize_row(const float* x, int8_t* q, float* scale, int64_t width, int64_t stride,
+                               float* space) {
+  const float top = abs_max(x, width, space);
+  // a NaN in the row is the maximum, and then the scale
+  const float s = top == 0 ? 1.0f : top / 127.0f, inverse = top == 0 ? 1.0f : 127.0f / top;
+  if (threadIdx.x == 0) *scale = s;
+  each_in_row(stride, [&](int64_t i) { q[i] = i < width ? rounded(x[i] * inverse) : static_cast<int8_t>(0); });
+}
+
 // q rows are `stride` bytes apart; the padding is zeroed.
 __global__ void rows_kernel(const float* x, int8_t* q, float* scale, int64_t rows, int64_t width,
                             int64_t stride) {
   __shared__ float space[kWarp];
-  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
-    const float top = abs_max(x + r * width, width, space);
-    // a NaN in the row is the maximum, and then the scale
-    const float s = top == 0 ? 1.0f : top / 127.0f, inverse = top == 0 ? 1.0f : 127.0f / top;
-    if (threadIdx.x == 0) scale[r] = s;
-    each_in_row(stride, [&](int64_t i) {
-      q[r * stride + i] = i < width ? rounded(x[r * width + i] * inverse) : static_cast<int8_t>(0);
-    });
-  }
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+    quantize_row(x + r * width, q + r * stride, scale + r, width, stride, space);
+}
+// Rows of views.
+__global__ void any_rows_kernel(Tensor x, Tensor q, Tensor scale, int64_t rows) {
+  __shared__ float space[kWarp];
+  const int64_t width = x.shape[x.rank - 1];
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+    quantize_row(static_cast<const float*>(x.data) + row_offset(x, x, r),
+                 static_cast<int8_t*>(q.data) + row_offset(q, x, r),
+                 static_cast<float*>(scale.data) + row_offset(scale, x, r), width, width, space);
 }
 
 // sum |w - q s|^2.4 by exp(1.2 ln e^2)
@@ -88,10 +100,12 @@ Status quantize_rows_padded(const float* x, int8_t* q, float* scale, int64_t row
 }
 
 Status quantize_rows_i8(const Context&, Tensor x, Tensor q, Tensor scale) {
-  if (const Status status = check(x, q, scale)) return status;
-  const int64_t rows = x.shape[0], width = x.shape[1];
+  if (const Status status = check_quantize_rows(x, q, scale)) return status;
+  const int64_t rows = numel(scale), width = x.shape[x.rank - 1];
   if (rows == 0) return nullptr;
-  return quantize_rows_padded(data<float>(x), data<int8_t>(q), data<float>(scale), rows, width, width);
+  if (is_contiguous(x) && is_contiguous(q) && is_contiguous(scale))
+    return quantize_rows_padded(data<float>(x), data<int8_t>(q), data<float>(scale), rows, width, width);
+  return launch(any_rows_kernel, grid_for(rows), row_threads(width), 0, x, q, scale, rows);
 }
 
 Status quantize_weight_i8(const Context&, Tensor w, Tensor q, Tensor scale, int64_t steps,

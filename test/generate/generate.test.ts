@@ -142,6 +142,17 @@ describeWithFixtures('generation', () => {
       /maxLength counts the prompt/,
     );
   });
+  it('an int8 cache gives the same greedy text, alone and in a ragged batch (G14)', async () => {
+    using lm = await LanguageModel.fromPretrained(fixture('checkpoints/stories260K-llama'));
+    const prompts = ['Once upon a time', 'The dog'];
+    const options = { maxNewTokens: 40, greedy: true } as const;
+    const want = await lm.generateBatch(prompts, options);
+    const got = await lm.generateBatch(prompts, { ...options, cacheDtype: 'int8' });
+    expect(got.map((g) => g.tokens)).toEqual(want.map((g) => g.tokens));
+    const one = await lm.generate(prompts[1]!, { ...options, cacheDtype: 'int8' });
+    expect(one.tokens).toEqual(want[1]!.tokens);
+    await expect(lm.generate('The', { cacheDtype: 'int4' as 'int8' })).rejects.toThrow(/dtype/);
+  });
   it('refuses contradictory and unknown options', async () => {
     const lm = await LanguageModel.fromPretrained(fixture('checkpoints/capp-gpt2'));
     for (const [options, message] of [

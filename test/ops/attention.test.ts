@@ -189,6 +189,57 @@ describe('fused attention', () => {
     expectClose(await numbers(cast), await numbers(want), loose, 'autocast');
   });
 
+  it.each(cases)('%s: int8 keys and values (C15, G14)', async (_, c) => {
+    const { b = 1, h = 1, hkv = h, tq, tk, d, dv = d } = c;
+    const f32 = (x: Tensor): Tensor => roots.cast(x, 'float32');
+    const q = f32(normal(b, h, tq, d));
+    const m = c.mask ? f32(normal(1, h, tq, tk)) : null;
+    const rows = [normal(b, hkv, tk, d), normal(b, hkv, tk, dv)].map((x) =>
+      roots.quantizeRowsI8(f32(x)),
+    );
+    const exact = rows.map(({ q: x, scale }) =>
+      roots.cast(x, 'float64').mul(roots.cast(scale, 'float64').unsqueeze(3)),
+    );
+    const f64 = (x: Tensor): Tensor => roots.cast(x, 'float64');
+    const want = await numbers(composed(f64(q), exact[0]!, exact[1]!, m && f64(m), c));
+    const options: roots.AttentionOptions = {
+      ...(c.causal && { causal: true }),
+      ...(c.window && { window: c.window }),
+      ...(c.scale !== undefined && { scale: c.scale }),
+      ...(c.starts && { starts: roots.tensor(BigInt64Array.from(c.starts)) }),
+      ...(c.lengths && { lengths: roots.tensor(BigInt64Array.from(c.lengths)) }),
+      mask: m,
+    };
+    const out = roots.attentionI8(q, rows[0]!, rows[1]!, options);
+    expectClose(await numbers(out), want, { rtol: 2e-5, atol: 2e-5 }, 'int8');
+    // parts of longer buffers, as a cache gives them
+    const [keys, values] = rows.map(({ q: x, scale }) => {
+      const [wide, scales] = [
+        roots.zeros([b, hkv, tk + 3, x.shape[3]!], { dtype: 'int8' }),
+        roots.zeros([b, hkv, tk + 3]),
+      ];
+      return {
+        q: roots.concat([x, wide.slice(2, 0, 3)], 2).slice(2, 0, tk),
+        scale: roots.concat([scale, scales.slice(2, 0, 3)], 2).slice(2, 0, tk),
+      };
+    });
+    const viewed = roots.attentionI8(q, keys!, values!, options);
+    expect(await numbers(viewed)).toEqual(await numbers(out));
+  });
+  it('attentionI8 names wrong input and leaves nothing behind', async () => {
+    const q = roots.randn([1, 4, 2, 8]);
+    const [k, v] = [0, 1].map(() => roots.quantizeRowsI8(roots.randn([1, 2, 5, 8])));
+    await expectNoLeak(() => roots.attentionI8(q, k!, v!, { causal: true }).dispose());
+    expect(() => roots.attentionI8(q, { ...k!, q: roots.randn([1, 2, 5, 8]) }, v!)).toThrow(/int8/);
+    expect(() => roots.attentionI8(q, { ...k!, scale: roots.ones([1, 2, 4]) }, v!)).toThrow(
+      /scale/,
+    );
+    const other = roots.quantizeRowsI8(roots.randn([1, 2, 6, 8]));
+    expect(() => roots.attentionI8(q, k!, other)).toThrow(/v.scale/);
+    expect(() => roots.attentionI8(roots.randn([1, 3, 2, 8]), k!, v!)).toThrow(/multiple of 2/);
+    expect(() => roots.attentionI8(q, k!, v!, { window: 2 })).toThrow(/causal/);
+  });
+
   it('packedAttention is attention of its parts, and its gradient theirs', async () => {
     const [b, t, h, d] = [2, 75, 3, 20];
     const qkv = normal(b, t, 3 * h * d).setRequiresGrad();

@@ -435,6 +435,10 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
     const packed4 = roots.packI4(int4.q, int4.scale);
     const outputs = int4.q.shape[0]!;
     const few = a.slice(0, 0, 4).clone();
+    const [long, one] = [
+      roots.quantizeRowsI8(roots.randn([2, 3, 1300, 16], { generator: g })),
+      roots.randn([2, 3, 1, 16], { generator: g }),
+    ];
     const grad = (f: (x: Tensor) => Tensor) => (): Tensor => {
       const x = a.clone().setRequiresGrad();
       f(x).backward();
@@ -443,6 +447,8 @@ describe('same bits for 1, 2, 3 and 7 threads (N3)', () => {
     return {
       matmul: () => a.matmul(b),
       attention: () => roots.attention(q[0]!, q[1]!, q[2]!, { causal: true }),
+      'attention over int8 rows, pieces': () => roots.attentionI8(one, long, long),
+      'attention over int8 rows': () => roots.attentionI8(q[0]!, long, long),
       sum: () => roots.randn([300000], { generator: new roots.Generator(1) }).sum(),
       'sum over rows': () => a.sum({ dim: 0 }),
       softmax: () => a.softmax(),

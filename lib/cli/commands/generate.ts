@@ -22,12 +22,14 @@ export const command: Command = {
   --repetition-penalty X --seed N
   --stop TEXT              end before this text
   --dtype bfloat16         store weights in bfloat16: faster where memory is the limit, a little less precise
+  --cache-dtype float32|bfloat16|int8   how keys and values are kept
   --device cpu|cuda|auto   where to run (default cpu)
   --json                   { text, promptTokens, tokens, tokensPerSecond }`,
   positionals: [1, 1],
   options: {
     device: { type: 'string' },
     dtype: { type: 'string' },
+    'cache-dtype': { type: 'string' },
     prompt: { type: 'string' },
     'max-new-tokens': { type: 'string' },
     greedy: { type: 'boolean' },
@@ -53,6 +55,7 @@ export const command: Command = {
         repetitionPenalty: numberOption(values, 'repetition-penalty'),
         seed: integerOption(values, 'seed'),
         stop: textOption(values, 'stop'),
+        cacheDtype: choiceOption(values, 'cache-dtype', ['float32', 'bfloat16', 'int8']),
       }),
     };
     using lm = await LanguageModel.fromPretrained(folder!, {

@@ -21,6 +21,7 @@ struct HalfForm {
   using Value = float;
   using Panels = HalfPanels;
   using Packed = HalfPanels::Packed;
+  static constexpr bool kScaledRows = false;
   static void pack_keys(const Tensor& k, int64_t b, int64_t g, int64_t count, int64_t depth, Packed* out) {
     constexpr int64_t C = kTileColumns<float>;
     const int64_t groups = ceil_div(depth, Panels::kGroup);

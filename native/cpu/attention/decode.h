@@ -88,6 +88,15 @@ struct Part {
   static constexpr int64_t kHeader = Vec<T>::kWidth;  // elements before the sums
 };
 
+// row (n, stored in whole vectors) times the scales of keys or values from j0 on.
+template <class T>
+ROOTS_INLINE void scale_row(const Tensor& scales, int64_t b, int64_t g, int64_t j0, int64_t n, T* row) {
+  using V = Vec<T>;
+  const T* from = data<T>(scales) + b * scales.strides[0] + g * scales.strides[1] + j0;
+  for (int64_t j = 0; j < n; j += V::kWidth)
+    (V::load(row + j) * V::load_partial(from + j, n - j < V::kWidth ? n - j : V::kWidth)).store(row + j);
+}
+
 template <class F>
 Status forward_few(const Context& context, const Operands<typename F::Value>& x, const Tensor& out,
                    const Tensor& lse) {
@@ -160,11 +169,13 @@ Status forward_few(const Context& context, const Operands<typename F::Value>& x,
             });
         for (int64_t r = 0; r < queries; ++r) {
           T* row = scores + r * kPiece;
+          if constexpr (F::kScaledRows) scale_row(x.k_scale, b, g, j0, n, row);
           finish_scores(x, b, g * group + r / p.Tq, r % p.Tq, j0, n, padded, row);
           T* values = part_of(query_of(r), piece);
           auto* part = reinterpret_cast<Part<T>*>(values);
           part->top = largest_score(row, padded, T(-__builtin_inf()));
           part->total = weights_of(row, padded, x.exponent(), part->top);
+          if constexpr (F::kScaledRows) scale_row(x.v_scale, b, g, j0, n, row);
           for (int64_t d = 0; d < dv; d += W) V().store(values + Part<T>::kHeader + d);
         }
         for (int64_t j = 0; j < n; j += kValueBlock)

@@ -24,6 +24,7 @@ struct Operands {
   Problem p;
   Tensor q, k, v;
   OptionalTensor mask;
+  Tensor k_scale = {}, v_scale = {};  // (B, Hkv, Tk): of int8 keys and values
 
   // scores are rewritten as scale S + mask before the softmax; otherwise the scale is part of its exponent
   ROOTS_INLINE bool rewrites() const { return mask.data || !(p.scale > 0); }

@@ -121,6 +121,7 @@ struct PlainForm {
   using Value = T;
   using Panels = PlainPanels<T>;
   using Packed = T;
+  static constexpr bool kScaledRows = false;  // of keys and values
   static ROOTS_INLINE void pack_keys(const Tensor& k, int64_t b, int64_t g, int64_t count, int64_t depth,
                                      T* out) {
     ROOTS_ISA::pack_keys(head<T>(k, b, g, 0), k.strides[2], count, depth, out);
