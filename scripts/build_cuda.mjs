@@ -112,6 +112,7 @@ if (emulated) {
   const perTile = (name) => /ILi(\d+)E/.exec(name)?.[1] / 16;
   for (const [source, kernel, products] of [
     ['matmul_bf16', /sm9011gemm_kernel/, () => [[HGMMA, 4]]],
+    ['matmul_f16', /sm9011gemm_kernel/, () => [[HGMMA, 4]]],
     ['matmul_i8', /sm9011gemm_kernel/, () => [[IGMMA, 4]]],
     [
       'attention_bf16',

@@ -73,7 +73,7 @@ class Module:
         self.backend = library.backend_entry(0).contents
         if self.backend.device_count() < 1:
             raise SystemExit(f"no device: {self.backend.last_error().decode()}")
-        self.description = self.backend.describe().decode()
+        self.description = self.backend.describe().decode().split("\n")[0]
         self.emulated = self.description.startswith("emulated")
         self.device = "cpu" if self.emulated else "cuda"
         table = self.backend.kernels()
@@ -339,6 +339,11 @@ def correctness(c):
             c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [rounded], 3e-6, note + ", operands float32")
             a16, b16 = a.to(bf16), b.to(bf16)
             c.check("matmul_bf16", (a16, b16, o.tensor, 0), [o], [rounded], 3e-6, note + ", operands bfloat16")
+            f16 = torch.float16
+            rounded = a.to(f16).double() @ b.to(f16).double()
+            for left, right in ((a, b), (a.to(f16), b.to(f16)), (a, b.to(f16))):
+                o = c.new((M, N))
+                c.check("matmul_f16", (left, right, o.tensor, 0), [o], [rounded], 3e-6, f"{note}, {left.dtype}/{right.dtype}")
             o = c.new((M, N))
             c.check("matmul_tf32", (a, b, o.tensor, 0), [o], [tf32(a).double() @ tf32(b).double()], 3e-6, note)
             a8, b8 = c.ints(-127, 128, M, K, dtype=torch.int8), c.ints(-127, 128, K, N, dtype=torch.int8)
@@ -349,6 +354,10 @@ def correctness(c):
             pre = x.double() @ w.double().t() + bias.double()
             o, p = c.new((M, N)), c.new((M, N))
             c.check("linear", (x, w, bias, o.tensor, p.tensor, activation), [o, p], [f(pre), pre], 4e-6,
+                    f"{M} x {N} x {K}, activation {activation}")
+            o, p = c.new((M, N)), c.new((M, N))
+            pre = x.half().double() @ w.half().double().t() + bias.double()
+            c.check("linear_f16", (x, w, bias, o.tensor, p.tensor, activation), [o, p], [f(pre), pre], 4e-6,
                     f"{M} x {N} x {K}, activation {activation}")
             o, p = c.new((M, N)), c.new((M, N))
             pre = tf32(x).double() @ tf32(w).double().t() + bias.double()
@@ -398,6 +407,7 @@ def correctness(c):
     c.check("matmul", (a, b, o.tensor, 0), [o], [a.double() @ b.double()], 3e-6, "batched, broadcast")
     c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [a.to(bf16).double() @ b.to(bf16).double()], 3e-6, "batched")
     c.check("matmul_tf32", (a, b, o.tensor, 0), [o], [tf32(a).double() @ tf32(b).double()], 3e-6, "batched")
+    c.check("matmul_f16", (a, b, o.tensor, 0), [o], [a.half().double() @ b.half().double()], 3e-6, "batched")
 
     attention(c, ((1, 1, 1, 1, 1, 8, 1, 0), (2, 4, 2, 37, 37, 64, 1, 0), (1, 2, 1, 130, 200, 128, 1, 0),
                   (1, 1, 1, 70, 90, 144, 1, 0), (1, 2, 2, 5, 70, 128, 1, 0), (2, 2, 1, 33, 65, 40, 0, 0),
@@ -522,6 +532,10 @@ def bench(c):
         o, o16 = empty(n, n), empty(n, n, dtype=bf16)
         duel(c, "matmul_bf16", lambda: c.m("matmul_bf16", a, b.t(), o, 0), lambda: torch.mm(a, b.t(), out=o16),
              "torch bf16 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s", f"{n}^3 NT, float32 out")
+        h, g16 = a.half(), empty(n, n, dtype=torch.float16)
+        hb = b.half()
+        duel(c, "matmul_f16", lambda: c.m("matmul_f16", h, hb.t(), o, 0), lambda: torch.mm(h, hb.t(), out=g16),
+             "torch float16 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s", f"{n}^3 NT, float32 out")
         duel(c, "matmul_bf16", lambda: c.m("matmul_bf16", a, b, o, 0), lambda: torch.mm(a, b, out=o16),
              "torch bf16 (cuBLAS)", 2 * n ** 3 / 1e12, "TFLOP/s", f"{n}^3 NN, float32 out")
         af, bf = a.float(), b.float()
@@ -669,6 +683,11 @@ def hopper(c):
                 for dtype in (torch.float32, bf16):
                     a = c.randn(k, m).to(dtype).t() if turn_a else c.randn(m, k).to(dtype)
                     b = c.randn(n, k).to(dtype).t() if turn_b else c.randn(k, n).to(dtype)
+                    o = c.new((m, n))
+                    half = torch.float16 if dtype is bf16 else dtype
+                    ah, bh = a.to(half), b.to(half)
+                    c.check("matmul_f16", (ah, bh, o.tensor, 0), [o], [ah.half().double() @ bh.half().double()], 3e-6,
+                            f"Hopper {m}x{n}x{k} {'T' if turn_a else 'N'}{'T' if turn_b else 'N'} {half}")
                     o = c.new((m, n))
                     c.check("matmul_bf16", (a, b, o.tensor, 0), [o], [a.to(bf16).double() @ b.to(bf16).double()], 3e-6,
                             f"Hopper {m}x{n}x{k} {'T' if turn_a else 'N'}{'T' if turn_b else 'N'} {dtype}")

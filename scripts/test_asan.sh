@@ -7,7 +7,17 @@ cd "$(dirname "$0")/.."
 node scripts/build_native.mjs --out=build/asan -DROOTS_SANITIZE=address,undefined
 export ROOTS_ADDON=build/asan/Release/roots.node
 [ -f "$ROOTS_ADDON" ] || ROOTS_ADDON=build/asan/roots.node
-LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-  ASAN_OPTIONS=detect_leaks=1,detect_stack_use_after_return=0 UBSAN_OPTIONS=halt_on_error=1,print_stacktrace=1 \
-  LSAN_OPTIONS=suppressions=$PWD/test/sanitizers/lsan.supp,print_suppressions=0 \
-  node --expose-gc node_modules/vitest/vitest.mjs run --pool=threads --maxWorkers=1 "$@"
+preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+export ASAN_OPTIONS=detect_leaks=1,detect_stack_use_after_return=0 UBSAN_OPTIONS=halt_on_error=1,print_stacktrace=1
+export LSAN_OPTIONS=suppressions=$PWD/test/sanitizers/lsan.supp,print_suppressions=0
+# Two halves side by side, each in a process of its own whose exit looks for leaks; workers that vitest ends would not.
+half() {
+  LD_PRELOAD=$preload node --expose-gc node_modules/vitest/vitest.mjs run --pool=threads --maxWorkers=1 --shard="$1/2" "${@:2}"
+}
+half 2 "$@" >build/asan/half.log 2>&1 &
+other=$!
+first=0 second=0
+half 1 "$@" || first=$?
+wait "$other" || second=$?
+cat build/asan/half.log
+exit $((first | second))

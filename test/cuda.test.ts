@@ -72,6 +72,13 @@ describeEmulated(
     const env = { ROOTS_CUDA_MODULE: emulated };
     const hopper = { ...env, ROOTS_CUDA_HOPPER: '1' };
     const graphs = { ...env, ROOTS_CUDA_GRAPHS: '1' };
+    it('devices() names the one in use and the others', () => {
+      const source = `print(roots.devices().map((d) => [d.device, d.isa.split(' ')[0], d.others.length]));`;
+      expect(run(source, env)).toEqual([
+        ['cpu', expect.any(String), 0],
+        ['cuda', 'emulated', 1],
+      ]);
+    });
     it('results follow their inputs; mixing devices names both', () => {
       expect(
         run(

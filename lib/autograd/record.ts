@@ -41,5 +41,6 @@ export function record<I extends Record<string, Tensor | null>, S extends SavedI
 
 /** Whether an operation on these inputs will be recorded: ops that save extra outputs ask first. */
 export function willRecord(...inputs: (Tensor | null | undefined)[]): boolean {
-  return inputs.some((t) => t?.requiresGrad) && isGradEnabled();
+  for (const t of inputs) if (t?.requiresGrad) return isGradEnabled();
+  return false;
 }

@@ -4,6 +4,7 @@ import { attention, attentionI8, packedAttention } from '../ops/attention.js';
 import type { Int8Rows } from '../ops/attention.js';
 import { checkpoint } from '../autograd/checkpoint.js';
 import { autocast, isGradEnabled } from '../autograd/modes.js';
+import { willRecord } from '../autograd/record.js';
 import { dropout } from '../ops/dropout.js';
 import { add, greaterEqual, mul, notEqual, sub, where } from '../ops/elementwise.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
@@ -17,7 +18,6 @@ import {
   permute,
   reshape,
   slice,
-  split,
   transpose,
   tril,
   unsqueeze,
@@ -337,17 +337,34 @@ export function attendPacked(
   const { cache, mask, dropout: drop = 0, observe, attentions } = input;
   if (!cache && !mask && drop === 0 && !observe && !attentions)
     return packedAttention(qkv, heads, { causal: true, scale });
-  const [b, t, width] = qkv.shape as [number, number, number];
-  const c = width / 3;
-  const [q, k, v] = split(qkv, [c, c, c], 2).map((part) =>
-    permute(reshape(part, [b, t, heads, c / heads]), [0, 2, 1, 3]),
-  ) as [Tensor, Tensor, Tensor];
+  const c = qkv.shape[2]! / 3;
+  const [q, k, v] = [0, c, 2 * c].map((start) => splitHeads(qkv, heads, start, c)) as [
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
   return joinHeads(attend(q, k, v, input, scale));
+}
+
+/**
+ * The heads of what a layer gives side by side: (B, T, …) of which channels [start, start + heads · D) are (heads, D) → (B, heads, T, D),
+ * a view.
+ */
+export function splitHeads(x: Tensor, heads: number, start: number, channels: number): Tensor {
+  const [b, t, width] = x.shape as [number, number, number];
+  const d = channels / heads;
+  if (x.isContiguous && !willRecord(x))
+    return x.view([b, heads, t, d], [t * width, d, width, 1], x.offset + start);
+  return permute(reshape(slice(x, 2, start, start + channels), [b, t, heads, d]), [0, 2, 1, 3]);
 }
 
 /** (B, H, T, D) → (B, T, H D) */
 export function joinHeads(x: Tensor): Tensor {
   const [b, h, t, d] = x.shape as [number, number, number, number];
+  // as attention makes them
+  const [, head, token, one] = x.strides as [number, number, number, number];
+  if (head === d && token === h * d && one === 1 && !willRecord(x))
+    return x.view([b, t, h * d], [t * h * d, h * d, 1], x.offset);
   return reshape(contiguous(permute(x, [0, 2, 1, 3])), [b, t, h * d]);
 }
 

@@ -11,7 +11,7 @@ import type { RopeScaling } from '../nn/rope_angles.js';
 import { add, swiglu } from '../ops/elementwise.js';
 import { embedding } from '../ops/index_select.js';
 import { rope } from '../ops/rope.js';
-import { permute, reshape, slice } from '../ops/view.js';
+import { slice } from '../ops/view.js';
 import { cast } from '../ops/cast.js';
 import { ConfigError } from '../tensor/errors.js';
 import { ones, zeros } from '../tensor/create.js';
@@ -19,7 +19,7 @@ import { randn } from '../tensor/random.js';
 import type { Generator } from '../tensor/random.js';
 import { untracked, tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { CausalLM, attend, joinHeads } from './causal_lm.js';
+import { CausalLM, attend, joinHeads, splitHeads } from './causal_lm.js';
 import type { AttentionInput, Block, Collect, ForwardInput, Shape } from './causal_lm.js';
 import { ConfigReader } from './config.js';
 import { Weights } from './weights.js';
@@ -176,10 +176,8 @@ class LlamaBlock extends Module implements Block {
   forward(x: Tensor, angles: Angles, input: AttentionInput): Tensor {
     return tidy(() => {
       const { inputNorm, q, k, v, o, postNorm, gate, up, down } = this.#parts;
-      const [b, t] = x.shape as [number, number];
       const d = this.headDim;
-      const heads = (y: Tensor): Tensor =>
-        permute(reshape(y, [b, t, y.shape[2]! / d, d]), [0, 2, 1, 3]);
+      const heads = (y: Tensor): Tensor => splitHeads(y, y.shape[2]! / d, 0, y.shape[2]!);
       const normed = inputNorm.forward(x);
       const query = rope(heads(q.forward(normed)), angles.cos, angles.sin); // (B, H, T, D)
       const key = rope(heads(k.forward(normed)), angles.cos, angles.sin); // (B, Hkv, T, D)

@@ -10,6 +10,8 @@ export interface DeviceInfo {
   /** The instruction set chosen for this processor (baseline, avx2, avx512_core or avx512_vnni), or the name of the GPU. */
   readonly isa: string;
   readonly threads: number;
+  /** GPUs of this machine that this process leaves alone: it uses the first that CUDA_VISIBLE_DEVICES names. */
+  readonly others: readonly string[];
 }
 
 let cuda: { readonly problem: string | null } | undefined;
@@ -41,7 +43,10 @@ export function devices(): DeviceInfo[] {
   cudaProblem();
   return native()
     .devices()
-    .map((d) => ({ device: d.name as Device, isa: d.description, threads: getThreads() }));
+    .map((d) => {
+      const [isa, ...others] = d.description.split('\n') as [string, ...string[]];
+      return { device: d.name as Device, isa, threads: getThreads(), others };
+    });
 }
 
 /** The place of a device in the native list. */

@@ -286,6 +286,14 @@ export function linear_bf16(x: TensorArg, weight: TensorArg, bias: TensorArg | n
   number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), pre), activation);
   call.linear_bf16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, pre?.storage.handle ?? null);
 }
+export function matmul_f16(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
+  number(tensor(tensor(tensor(0, a), b), out), accumulate);
+  call.matmul_f16!(a.storage.handle, b.storage.handle, out.storage.handle);
+}
+export function linear_f16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), pre), activation);
+  call.linear_f16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, pre?.storage.handle ?? null);
+}
 export function matmul_tf32(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_tf32!(a.storage.handle, b.storage.handle, out.storage.handle);
@@ -382,17 +390,17 @@ export function log_softmax_backward(dy: TensorArg, y: TensorArg, dx: TensorArg)
   tensor(tensor(tensor(0, dy), y), dx);
   call.log_softmax_backward!(dy.storage.handle, y.storage.handle, dx.storage.handle);
 }
-export function layer_norm_forward(x: TensorArg, weight: TensorArg | null, bias: TensorArg | null, out: TensorArg, mean: TensorArg, rstd: TensorArg, eps: number): void {
+export function layer_norm_forward(x: TensorArg, weight: TensorArg | null, bias: TensorArg | null, out: TensorArg, mean: TensorArg | null, rstd: TensorArg | null, eps: number): void {
   number(tensor(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), mean), rstd), eps);
-  call.layer_norm_forward!(x.storage.handle, weight?.storage.handle ?? null, bias?.storage.handle ?? null, out.storage.handle, mean.storage.handle, rstd.storage.handle);
+  call.layer_norm_forward!(x.storage.handle, weight?.storage.handle ?? null, bias?.storage.handle ?? null, out.storage.handle, mean?.storage.handle ?? null, rstd?.storage.handle ?? null);
 }
 export function layer_norm_backward(dy: TensorArg, x: TensorArg, weight: TensorArg | null, mean: TensorArg, rstd: TensorArg, dx: TensorArg, dweight: TensorArg | null, dbias: TensorArg | null): void {
   tensor(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, dy), x), weight), mean), rstd), dx), dweight), dbias);
   call.layer_norm_backward!(dy.storage.handle, x.storage.handle, weight?.storage.handle ?? null, mean.storage.handle, rstd.storage.handle, dx.storage.handle, dweight?.storage.handle ?? null, dbias?.storage.handle ?? null);
 }
-export function rms_norm_forward(x: TensorArg, weight: TensorArg, out: TensorArg, rstd: TensorArg, eps: number): void {
+export function rms_norm_forward(x: TensorArg, weight: TensorArg, out: TensorArg, rstd: TensorArg | null, eps: number): void {
   number(tensor(tensor(tensor(tensor(0, x), weight), out), rstd), eps);
-  call.rms_norm_forward!(x.storage.handle, weight.storage.handle, out.storage.handle, rstd.storage.handle);
+  call.rms_norm_forward!(x.storage.handle, weight.storage.handle, out.storage.handle, rstd?.storage.handle ?? null);
 }
 export function rms_norm_backward(dy: TensorArg, x: TensorArg, weight: TensorArg, rstd: TensorArg, dx: TensorArg, dweight: TensorArg): void {
   tensor(tensor(tensor(tensor(tensor(tensor(0, dy), x), weight), rstd), dx), dweight);
@@ -471,4 +479,4 @@ export function probe_read(x: TensorArg, out: TensorArg): void {
   call.probe_read!(x.storage.handle, out.storage.handle);
 }
 
-export const kernelNames: readonly string[] = ["exp_forward","exp_backward","log_forward","log_backward","sqrt_forward","sqrt_backward","rsqrt_forward","rsqrt_backward","reciprocal_forward","reciprocal_backward","square_forward","square_backward","abs_forward","abs_backward","neg_forward","neg_backward","tanh_forward","tanh_backward","sigmoid_forward","sigmoid_backward","erf_forward","erf_backward","softplus_forward","softplus_backward","relu_forward","relu_backward","silu_forward","silu_backward","gelu_erf_forward","gelu_erf_backward","gelu_tanh_forward","gelu_tanh_backward","add","sub","mul","div","maximum","minimum","equal","not_equal","less","less_equal","greater","greater_equal","affine","clamp_forward","clamp_backward","where","swiglu_forward","swiglu_backward","copy","fill","tril","random_uniform","random_normal","dropout","reduce_sum","reduce_max","reduce_min","argmax","topk","embedding_forward","embedding_backward","embedding_i8","embedding_i4","gather","scatter_add","matmul","matmul_bf16","linear","linear_bf16","matmul_tf32","linear_tf32","linear_pack","linear_packed","matmul_i8","quantize_rows_i8","quantize_weight_i8","linear_i8_pack","linear_w8a8","linear_24_pack","linear_w8a8_24","linear_w8a16","quantize_weight_i4","linear_i4_pack","linear_w4a16","attention_forward","attention_bf16_forward","attention_i8_forward","attention_backward","attention_bf16_backward","softmax_forward","softmax_backward","log_softmax_forward","log_softmax_backward","layer_norm_forward","layer_norm_backward","rms_norm_forward","rms_norm_backward","rope","cross_entropy_forward","cross_entropy_backward","lstm_cell_forward","lstm_cell_backward","gru_cell_forward","gru_cell_backward","sum_squares","clip_scale","sgd","adam","lion","adafactor","adamw_8bit","cholesky","cholesky_solve","probe_fma","probe_read"];
+export const kernelNames: readonly string[] = ["exp_forward","exp_backward","log_forward","log_backward","sqrt_forward","sqrt_backward","rsqrt_forward","rsqrt_backward","reciprocal_forward","reciprocal_backward","square_forward","square_backward","abs_forward","abs_backward","neg_forward","neg_backward","tanh_forward","tanh_backward","sigmoid_forward","sigmoid_backward","erf_forward","erf_backward","softplus_forward","softplus_backward","relu_forward","relu_backward","silu_forward","silu_backward","gelu_erf_forward","gelu_erf_backward","gelu_tanh_forward","gelu_tanh_backward","add","sub","mul","div","maximum","minimum","equal","not_equal","less","less_equal","greater","greater_equal","affine","clamp_forward","clamp_backward","where","swiglu_forward","swiglu_backward","copy","fill","tril","random_uniform","random_normal","dropout","reduce_sum","reduce_max","reduce_min","argmax","topk","embedding_forward","embedding_backward","embedding_i8","embedding_i4","gather","scatter_add","matmul","matmul_bf16","linear","linear_bf16","matmul_f16","linear_f16","matmul_tf32","linear_tf32","linear_pack","linear_packed","matmul_i8","quantize_rows_i8","quantize_weight_i8","linear_i8_pack","linear_w8a8","linear_24_pack","linear_w8a8_24","linear_w8a16","quantize_weight_i4","linear_i4_pack","linear_w4a16","attention_forward","attention_bf16_forward","attention_i8_forward","attention_backward","attention_bf16_backward","softmax_forward","softmax_backward","log_softmax_forward","log_softmax_backward","layer_norm_forward","layer_norm_backward","rms_norm_forward","rms_norm_backward","rope","cross_entropy_forward","cross_entropy_backward","lstm_cell_forward","lstm_cell_backward","gru_cell_forward","gru_cell_backward","sum_squares","clip_scale","sgd","adam","lion","adafactor","adamw_8bit","cholesky","cholesky_solve","probe_fma","probe_read"];

@@ -2,11 +2,8 @@
 import { productDtype } from '../autograd/modes.js';
 import type { ProductDtype } from '../autograd/modes.js';
 import * as kernels from '../native/kernels.gen.js';
-import type { TensorArg } from '../native/load.js';
-import { empty } from '../tensor/create.js';
 import { isHalf } from '../tensor/dtype.js';
 import type { DType } from '../tensor/dtype.js';
-import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { cast } from './cast.js';
 import * as check from './check.js';
@@ -29,23 +26,8 @@ export function productKernels(dtype: DType, precision: ProductDtype = productDt
   return byPrecision[precision];
 }
 
-/** float32 kernels of operands that have been through float16: no device here multiplies float16 numbers itself. */
-const throughFloat16: Products = {
-  matmul: (a, b, out, accumulate) =>
-    tidy(() => kernels.matmul(rounded(a), rounded(b), out, accumulate)),
-  linear: (x, weight, ...rest) => tidy(() => kernels.linear(rounded(x), rounded(weight), ...rest)),
-};
-
 const byPrecision: Record<Exclude<ProductDtype, 'float32'>, Products> = {
   tfloat32: { matmul: kernels.matmul_tf32, linear: kernels.linear_tf32 },
   bfloat16: { matmul: kernels.matmul_bf16, linear: kernels.linear_bf16 },
-  float16: throughFloat16,
+  float16: { matmul: kernels.matmul_f16, linear: kernels.linear_f16 },
 };
-
-function rounded(t: TensorArg): Tensor {
-  const half = empty(t.shape, 'float16');
-  kernels.copy(t, half);
-  const wide = empty(t.shape, 'float32');
-  kernels.copy(half, wide);
-  return wide;
-}

@@ -1,5 +1,5 @@
 // Layer normalisation.
-import { record } from '../autograd/record.js';
+import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { isHalf } from '../tensor/dtype.js';
@@ -44,6 +44,17 @@ export function layerNorm(
         x.dtype,
       ),
     );
+  if (
+    !willRecord(x, weight, bias) &&
+    x.isContiguous &&
+    !(weight && !weight.isContiguous) &&
+    !(bias && !bias.isContiguous)
+  ) {
+    // inference: nothing is saved
+    const out = empty(x.shape, x.dtype);
+    kernels.layer_norm_forward(x, weight, bias, out, null, null, eps);
+    return out;
+  }
   return tidy(() => {
     const dense = contiguous(x.detach());
     const scale = weight && contiguous(weight.detach());

@@ -42,8 +42,9 @@ function product(a: Tensor, b: Tensor, precision: ProductDtype): Tensor {
   if (a.dtype !== compute || b.dtype !== compute) {
     check.floatDtype('matmul', a);
     check.floatDtype('matmul', b);
-    // bfloat16 operands are exact in either kernel: the bf16 one is faster
-    const inner = a.dtype === 'bfloat16' && b.dtype === 'bfloat16' ? 'bfloat16' : precision;
+    // operands of 16 bits are exact in either kernel: the one of their own is faster where there are tensor cores
+    const { dtype: own } = a;
+    const inner = (own === 'bfloat16' || own === 'float16') && b.dtype === own ? own : precision;
     return tidy(() =>
       restore(
         product(

@@ -1,5 +1,5 @@
 // Root-mean-square normalisation.
-import { record } from '../autograd/record.js';
+import { record, willRecord } from '../autograd/record.js';
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { isHalf } from '../tensor/dtype.js';
@@ -20,6 +20,12 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
   check.number('rmsNorm', 'eps', eps, 0);
   if (isHalf(x.dtype))
     return tidy(() => restore(rmsNorm(cast(x, 'float32'), cast(weight, 'float32'), eps), x.dtype));
+  if (!willRecord(x, weight) && x.isContiguous && weight.isContiguous) {
+    // inference: nothing is saved
+    const out = empty(x.shape, x.dtype);
+    kernels.rms_norm_forward(x, weight, out, null, eps);
+    return out;
+  }
   return tidy(() => {
     const dense = contiguous(x.detach());
     const scale = contiguous(weight.detach());

@@ -54,6 +54,18 @@ export function tidy<T>(fn: () => T): T {
       'tidy: the function returned a promise; tidy is synchronous, use `using` or dispose() in async code',
     );
   }
+  if (result === null || typeof result !== 'object') {
+    for (const tensor of scope) tensor.dispose();
+    return result;
+  }
+  // the common case, without a set
+  if (isTensor(result)) {
+    for (const tensor of scope) {
+      if (tensor === result) track(tensor);
+      else tensor.dispose();
+    }
+    return result;
+  }
   const kept = new Set<Tensor>();
   collect(result, (tensor) => kept.add(tensor));
   for (const tensor of scope) {

@@ -55,7 +55,7 @@ export interface TrainingOptions {
   bf16: boolean;
   /** Matrix products in TF32 on a GPU's tensor cores (10 bits of mantissa), float32 weights and sums; no change on the CPU. */
   tf32: boolean;
-  /** Matrix products in float16 with a dynamic loss scale, float32 weights and sums. No faster than float32 on these devices. */
+  /** Matrix products in float16 with a dynamic loss scale, float32 weights and sums: for tensor cores; no faster than float32 on a CPU. */
   fp16: boolean;
   gradientCheckpointing: boolean;
   labelSmoothingFactor: number;

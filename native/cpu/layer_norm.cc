@@ -29,8 +29,8 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
       const T variance = (horizontal_sum(squares) + tail) / static_cast<T>(width);
       const V root = sqrt(V(variance + static_cast<T>(eps)));
       const T s = T(1) / root.v[0];
-      mean[r] = m;
-      rstd[r] = s;
+      if (mean) mean[r] = m;  // for gradients
+      if (rstd) rstd[r] = s;
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         V v = (V::load_partial(p + i, n) - V(m)) * V(s);
         if (weight) v = v * V::load_partial(weight + i, n);
@@ -93,20 +93,21 @@ ROOTS_INLINE bool parameter_ok(const OptionalTensor& p, const Tensor& x) {
 Status check(const Tensor& x, const Tensor& y, const Tensor& mean, const Tensor& rstd, int64_t* width,
              int64_t* rows) {
   CHECK(x.rank >= 1 && same_shape(x, y) && x.dtype == y.dtype, "shapes differ");
-  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(mean) && is_contiguous(rstd),
-        "needs contiguous tensors");
+  CHECK(is_contiguous(x) && is_contiguous(y), "needs contiguous tensors");
   CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
   *width = x.shape[x.rank - 1];
   *rows = *width > 0 ? numel(x) / *width : 0;
-  CHECK(numel(mean) == *rows && numel(rstd) == *rows && mean.dtype == x.dtype && rstd.dtype == x.dtype,
-        "one mean and rstd per row");
+  const Tensor* const saved[] = {&mean, &rstd};
+  for (const Tensor* t : saved)
+    CHECK(!t->data || (is_contiguous(*t) && numel(*t) == *rows && t->dtype == x.dtype),
+          "one mean and rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
 Status layer_norm_forward(const Context& context, Tensor x, OptionalTensor weight, OptionalTensor bias,
-                          Tensor out, Tensor mean, Tensor rstd, double eps) {
+                          Tensor out, OptionalTensor mean, OptionalTensor rstd, double eps) {
   int64_t width, rows;
   if (const Status status = check(x, out, mean, rstd, &width, &rows)) return status;
   CHECK(parameter_ok(weight, x) && parameter_ok(bias, x), "weight and bias are vectors of the last axis");

@@ -26,7 +26,7 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
       }
       const V root = sqrt(V(horizontal_sum(squares) / static_cast<T>(width) + static_cast<T>(eps)));
       const T s = T(1) / root.v[0];
-      rstd[r] = s;
+      if (rstd) rstd[r] = s;  // for gradients
       each_vector<T>(width, [&](int64_t i, int64_t n) {
         (V::load_partial(p + i, n) * V(s) * V::load_partial(weight + i, n)).store_partial(y + i, n);
       });
@@ -72,20 +72,20 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
 Status check(const Tensor& x, const Tensor& weight, const Tensor& y, const Tensor& rstd, int64_t* width,
              int64_t* rows) {
   CHECK(x.rank >= 1 && same_shape(x, y) && x.dtype == y.dtype, "shapes differ");
-  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(rstd) && is_contiguous(weight),
-        "needs contiguous tensors");
+  CHECK(is_contiguous(x) && is_contiguous(y) && is_contiguous(weight), "needs contiguous tensors");
   CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, "needs float32 or float64");
   *width = x.shape[x.rank - 1];
   *rows = *width > 0 ? numel(x) / *width : 0;
   CHECK(weight.rank == 1 && weight.shape[0] == *width && weight.dtype == x.dtype,
         "weight is a vector of the last axis");
-  CHECK(numel(rstd) == *rows && rstd.dtype == x.dtype, "one rstd per row");
+  CHECK(!rstd.data || (is_contiguous(rstd) && numel(rstd) == *rows && rstd.dtype == x.dtype),
+        "one rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
-Status rms_norm_forward(const Context& context, Tensor x, Tensor weight, Tensor out, Tensor rstd,
+Status rms_norm_forward(const Context& context, Tensor x, Tensor weight, Tensor out, OptionalTensor rstd,
                         double eps) {
   int64_t width, rows;
   if (const Status status = check(x, weight, out, rstd, &width, &rows)) return status;

@@ -24,7 +24,9 @@ char g_words[256] = "";  // last_error()
 #if defined(ROOTS_CUDA_EMULATED)
 
 int32_t device_count() { return 1; }
-const char* describe() { return "emulated on the CPU: for tests of correctness, not a GPU"; }
+const char* describe() {
+  return "emulated on the CPU: for tests of correctness, not a GPU\na second one, emulated too, that nobody uses";
+}
 int64_t memory_bytes() { return int64_t{2} << 30; }
 bool raw_allocate(size_t bytes, void** out) {
   return (*out = aligned_alloc(256, (bytes + 255) / 256 * 256)) != nullptr;
@@ -51,8 +53,21 @@ void raw_zero(void* data, size_t bytes) {
 #else
 
 cudaStream_t g_stream = nullptr;
-char g_description[400] = "";
+char g_description[4096] = "";
 int64_t g_memory = 0;
+
+// Adds a line about a GPU to g_description.
+void add_description(int gpu) {
+  cudaDeviceProp properties;
+  const size_t used = strlen(g_description);
+  if (cudaGetDeviceProperties(&properties, gpu) != cudaSuccess) {
+    cudaGetLastError();  // it is not ours to use anyway
+    return;
+  }
+  snprintf(g_description + used, sizeof g_description - used, "%s%s (compute capability %d.%d, %.1f GB)",
+           used > 0 ? "\n" : "", properties.name, properties.major, properties.minor,
+           static_cast<double>(properties.totalGlobalMem) / 1e9);
+}
 
 // Finds the GPU on first use. 0 with g_words set when there is none.
 int32_t probe() {
@@ -80,19 +95,16 @@ int32_t probe() {
              minor);
     return 0;
   }
-  cudaDeviceProp properties;
   size_t free_bytes = 0, total = 0;
-  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess || cudaSetDevice(0) != cudaSuccess ||
-      cudaMemGetInfo(&free_bytes, &total) != cudaSuccess ||
+  if (cudaSetDevice(0) != cudaSuccess || cudaMemGetInfo(&free_bytes, &total) != cudaSuccess ||
       cudaStreamCreateWithFlags(&g_stream, cudaStreamNonBlocking) != cudaSuccess) {
     snprintf(g_words, sizeof g_words, "the GPU could not be opened: %s",
              cudaGetErrorString(cudaGetLastError()));
     return 0;
   }
   g_memory = static_cast<int64_t>(total);
-  snprintf(g_description, sizeof g_description, "%s (compute capability %d.%d, %.1f GB)", properties.name,
-           major, minor, static_cast<double>(total) / 1e9);
-  return 1;  // the first GPU alone
+  for (int gpu = 0; gpu < count; ++gpu) add_description(gpu);
+  return 1;  // the first GPU alone; others are only named
 }
 
 int32_t device_count() {

@@ -401,6 +401,14 @@ ROOTS_DEVICE void multiply(typename P::Accumulator (&d)[kBlocks][4], uint64_t a,
         "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {" ROOTS_NUMBERS_128 "}, %128, %129, go;\n}"
         : ROOTS_32_BLOCKS("+r")
         : "l"(a), "l"(b), "r"(go));
+  } else if constexpr (!P::kBf16) {
+    static_assert(kBlocks == 32, "no such product");
+    asm volatile(
+        "{\n.reg .pred go;\nsetp.ne.b32 go, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" ROOTS_NUMBERS_128
+        "}, %128, %129, go, 1, 1, %131, %132;\n}"
+        : ROOTS_32_BLOCKS("+f")
+        : "l"(a), "l"(b), "r"(go), "n"(kAlongM ? 1 : 0), "n"(kAlongN ? 1 : 0));
   } else if constexpr (kBlocks == 32) {
     asm volatile(
         "{\n.reg .pred go;\nsetp.ne.b32 go, %130, 0;\n"

@@ -19,8 +19,8 @@ __global__ void forward_kernel(const T* x, const T* weight, const T* bias, T* ou
     const T variance = block_reduce<Sum>(squares, T(0), space) / static_cast<T>(width);
     const T s = T(1) / sqrt_of(variance + eps);
     if (threadIdx.x == 0) {
-      mean[r] = m;
-      rstd[r] = s;
+      if (mean) mean[r] = m;  // for gradients
+      if (rstd) rstd[r] = s;
     }
     each_in_row(width, [&](int64_t i) {
       T v = (p[i] - m) * s;
@@ -73,16 +73,17 @@ bool parameter_ok(const OptionalTensor& p, const Tensor& x) {
 Status check(const Tensor& x, const Tensor& y, const Tensor& mean, const Tensor& rstd, int64_t* width,
              int64_t* rows) {
   if (const Status status = check_rows(x, y, width, rows)) return status;
-  CHECK(is_contiguous(mean) && is_contiguous(rstd) && numel(mean) == *rows && numel(rstd) == *rows &&
-            mean.dtype == x.dtype && rstd.dtype == x.dtype,
-        "one mean and rstd per row");
+  const Tensor* const saved[] = {&mean, &rstd};
+  for (const Tensor* t : saved)
+    CHECK(!t->data || (is_contiguous(*t) && numel(*t) == *rows && t->dtype == x.dtype),
+          "one mean and rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
 Status layer_norm_forward(const Context&, Tensor x, OptionalTensor weight, OptionalTensor bias, Tensor out,
-                          Tensor mean, Tensor rstd, double eps) {
+                          OptionalTensor mean, OptionalTensor rstd, double eps) {
   int64_t width, rows;
   if (const Status status = check(x, out, mean, rstd, &width, &rows)) return status;
   CHECK(parameter_ok(weight, x) && parameter_ok(bias, x), "weight and bias are vectors of the last axis");

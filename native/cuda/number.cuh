@@ -76,7 +76,15 @@ struct Number {
 };
 
 ROOTS_BOTH float to_float(Bf16 x) { return bf16_to_f32(x.bits); }
-ROOTS_BOTH float to_float(F16 x) { return f16_to_f32(x.bits); }
+ROOTS_BOTH float to_float(F16 x) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
+#else
+  return f16_to_f32(x.bits);
+#endif
+}
 ROOTS_BOTH Bf16 to_bf16(float x) { return {f32_to_bf16(x)}; }
 ROOTS_BOTH F16 to_f16(float x) { return {f32_to_f16(x)}; }
 // Two of them as one word, the first in the low half.
@@ -87,6 +95,16 @@ ROOTS_DEVICE uint32_t bf16_pair(float low, float high) {
   return word;
 #else
   return to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16;
+#endif
+}
+
+ROOTS_DEVICE uint32_t f16_pair(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
+  return to_f16(low).bits | static_cast<uint32_t>(to_f16(high).bits) << 16;
 #endif
 }
 

@@ -16,7 +16,7 @@ __global__ void forward_kernel(const T* x, const T* weight, T* out, T* rstd, T e
     T squares = T(0);
     each_in_row(width, [&](int64_t i) { squares += p[i] * p[i]; });
     const T s = T(1) / sqrt_of(block_reduce<Sum>(squares, T(0), space) / static_cast<T>(width) + eps);
-    if (threadIdx.x == 0) rstd[r] = s;
+    if (threadIdx.x == 0 && rstd) rstd[r] = s;  // for gradients
     each_in_row(width, [&](int64_t i) { out[r * width + i] = p[i] * s * weight[i]; });
   }
 }
@@ -50,13 +50,13 @@ Status check(const Tensor& x, const Tensor& weight, const Tensor& y, const Tenso
   if (const Status status = check_rows(x, y, width, rows)) return status;
   CHECK(is_contiguous(weight) && weight.rank == 1 && weight.shape[0] == *width && weight.dtype == x.dtype,
         "weight is a vector of the last axis");
-  CHECK(is_contiguous(rstd) && numel(rstd) == *rows && rstd.dtype == x.dtype, "one rstd per row");
+  CHECK(!rstd.data || (is_contiguous(rstd) && numel(rstd) == *rows && rstd.dtype == x.dtype), "one rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
-Status rms_norm_forward(const Context&, Tensor x, Tensor weight, Tensor out, Tensor rstd, double eps) {
+Status rms_norm_forward(const Context&, Tensor x, Tensor weight, Tensor out, OptionalTensor rstd, double eps) {
   int64_t width, rows;
   if (const Status status = check(x, weight, out, rstd, &width, &rows)) return status;
   if (rows == 0) return nullptr;

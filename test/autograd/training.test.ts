@@ -17,6 +17,7 @@ import {
   matmul,
   rand,
   randn,
+  relu,
   tensor,
   tidy,
   transpose,
@@ -263,6 +264,37 @@ describe('autocast to bfloat16', () => {
       expectClose(half[i]!, g, { rtol: 0, atol: 0.01 * scale }, `gradient ${i}`);
       expect(half[i]).not.toEqual(g);
     });
+  });
+  it.each([
+    [5, 7, 33],
+    [1, 40, 128],
+    [70, 66, 130],
+    [130, 140, 96],
+  ])('float16 products of %i × %i × %i: rows, batches, activations', async (m, n, k) => {
+    const exact = (t: Tensor): Tensor => cast(cast(t, 'float16'), 'float64');
+    const near = async (got: Tensor, want: Tensor): Promise<void> =>
+      expectClose(await numbers(got), await numbers(want), { rtol: 1e-5, atol: 3e-5 }, 'float16');
+    const [x, w, bias] = [randn([2, m, k]), randn([n, k]), randn([n])];
+    const want = matmul(exact(x), transpose(exact(w)));
+    await near(
+      autocast('float16', () => linear(x, w, bias, { activation: 'relu' })),
+      relu(add(want, cast(bias, 'float64'))),
+    );
+    const several = randn([2, k, n]);
+    await near(
+      autocast('float16', () => matmul(x, several)),
+      matmul(exact(x), exact(several)),
+    );
+    const turned = transpose(randn([2, n, k]));
+    await near(
+      autocast('float16', () => matmul(x, turned)),
+      matmul(exact(x), exact(turned)),
+    );
+    // tensors of float16: the same, rounded once more on the way out
+    const [xh, wh] = [cast(x, 'float16'), cast(transpose(w), 'float16')];
+    const half = matmul(xh, wh);
+    expect(half.dtype).toBe('float16');
+    expectClose(await numbers(half), await numbers(want), { rtol: 1e-3, atol: 1e-3 }, 'stored');
   });
   it('float16 rounds the operands of products, and their gradients, to float16', async () => {
     const exact = (t: Tensor): Tensor => cast(cast(t, 'float16'), 'float64');

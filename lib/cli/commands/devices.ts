@@ -11,9 +11,12 @@ export const command: Command = {
   async run(_, values) {
     const list = devices();
     if (values['json']) return printJson(list);
-    for (const d of list)
+    for (const d of list) {
       process.stdout.write(
         `${d.device}: ${d.isa}${d.device === 'cpu' ? `, ${d.threads} threads` : ''}, memory limit ${(memory(d.device).limitBytes / 1e9).toFixed(1)} GB\n`,
       );
+      for (const other of d.others)
+        process.stdout.write(`  not used (CUDA_VISIBLE_DEVICES chooses): ${other}\n`);
+    }
   },
 };

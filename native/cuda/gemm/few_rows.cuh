@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/gemm/epilogue.cuh"
+#include "cuda/gemm/mma.cuh"
 #include "cuda/reduce.cuh"
 
 namespace roots {
@@ -17,13 +18,17 @@ struct Exact {
   using Stored = T;
   static ROOTS_DEVICE T number(T x) { return x; }
 };
-struct Halved {  // stored in bfloat16
+template <class Half>
+struct Halved {  // stored in 16 bits
   using Stored = uint16_t;
-  static ROOTS_DEVICE float number(uint16_t bits) { return to_float(Bf16{bits}); }
+  static ROOTS_DEVICE float number(uint16_t bits) { return to_float(Half{bits}); }
 };
-struct Rounded {  // float32, rounded to bfloat16
+template <class Half>
+struct Rounded {  // float32, rounded to 16 bits
   using Stored = float;
-  static ROOTS_DEVICE float number(float x) { return to_float(to_bf16(x)); }
+  static ROOTS_DEVICE float number(float x) {
+    return to_float(Half{static_cast<uint16_t>(HalfProduct<Half>::pair(x, 0.0f))});
+  }
 };
 
 template <class E>

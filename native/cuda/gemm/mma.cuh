@@ -1,5 +1,5 @@
-// mma.sync: one warp multiplies 16 rows by 8 columns over 32 bytes of K. TF32 (8 numbers), bfloat16 (16) and
-// int8 (32) place their 32-bit words alike (PTX ISA, "Matrix fragments for mma.m16n8k8", "m16n8k16" and
+// mma.sync: one warp multiplies 16 rows by 8 columns over 32 bytes of K. TF32 (8 numbers), 16-bit floats (16)
+// and int8 (32) place their 32-bit words alike (PTX ISA, "Matrix fragments for mma.m16n8k8", "m16n8k16" and
 // "m16n8k32"):
 //   A word (row, w):   lane (row % 8) * 4 + w % 4, register row / 8 + 2 (w / 4)
 //   B word (w, col):   lane col * 4 + w % 4,       register w / 4
@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 #include "cuda/number.cuh"
 
 #if defined(ROOTS_CUDA_EMULATED)
@@ -19,17 +21,26 @@
 namespace roots {
 namespace cuda {
 
-struct Bf16Product {
+// of 16-bit floats, float32 sums
+template <class Half>
+struct HalfProduct {
+  using Stored = Half;
   using Accumulator = float;
   static constexpr int kPerWord = 2;
   static constexpr bool kWholeWords = false;
+  static constexpr bool kBf16 = std::is_same_v<Half, Bf16>;
+  static ROOTS_DEVICE uint32_t pair(float low, float high) {
+    return kBf16 ? bf16_pair(low, high) : f16_pair(low, high);
+  }
 #if defined(ROOTS_CUDA_EMULATED)
   static float dot(uint32_t a, uint32_t b) {
-    return to_float(Bf16{static_cast<uint16_t>(a)}) * to_float(Bf16{static_cast<uint16_t>(b)}) +
-           to_float(Bf16{static_cast<uint16_t>(a >> 16)}) * to_float(Bf16{static_cast<uint16_t>(b >> 16)});
+    return to_float(Half{static_cast<uint16_t>(a)}) * to_float(Half{static_cast<uint16_t>(b)}) +
+           to_float(Half{static_cast<uint16_t>(a >> 16)}) * to_float(Half{static_cast<uint16_t>(b >> 16)});
   }
 #endif
 };
+using Bf16Product = HalfProduct<Bf16>;
+using F16Product = HalfProduct<F16>;
 
 // float32 rounded to 10 bits of mantissa
 struct Tf32Product {
@@ -177,6 +188,15 @@ template <>
 ROOTS_DEVICE void mma<Bf16Product>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <>
+ROOTS_DEVICE void mma<F16Product>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -1,6 +1,6 @@
-// Products on tensor cores with mma.sync, for compute capability 8.0 and later: bfloat16 and TF32 with
-// float32 sums, int8 with exact int32 sums. Operands may be float32 (rounded on the way), bfloat16 or int8,
-// of any strides.
+// Products on tensor cores with mma.sync, for compute capability 8.0 and later: 16-bit floats and
+// TF32 with float32 sums, int8 with exact int32 sums. Operands may be float32 (rounded on the way), the 16-bit
+// float or int8, of any strides.
 //
 // A block of eight warps computes 128 x 128, a warp 64 x 32. Tiles of 64 bytes of K pass through two buffers
 // of shared memory; the next tile is on its way from global memory, in registers, while the current one is
@@ -22,7 +22,7 @@ static_assert(kTileM == kTileN, "one loader serves both operands");
 constexpr int kStageRows = 32, kStagePitch = 33;  // of a warp's results on their way out
 static_assert(4 * kStageRows * kStagePitch <= 2 * kTileM * kPitch, "four warps share one operand's buffers");
 
-enum class Source : int32_t { f32, bf16, i8 };
+enum class Source : int32_t { f32, half, i8 };  // half: bfloat16 or float16, as the product says
 
 // rows along M or N, columns along K; strides in elements
 struct Operand {
@@ -32,8 +32,9 @@ struct Operand {
   bool whole_words = false;  // set by gemm(): the elements of a word are neighbours, aligned for one load
 };
 
-ROOTS_DEVICE uint32_t element(const Operand& x, int64_t at, Bf16Product) {
-  if (x.source == Source::f32) return to_bf16(static_cast<const float*>(x.data)[at]).bits;
+template <class Half>
+ROOTS_DEVICE uint32_t element(const Operand& x, int64_t at, HalfProduct<Half> p) {
+  if (x.source == Source::f32) return p.pair(static_cast<const float*>(x.data)[at], 0.0f);
   return static_cast<const uint16_t*>(x.data)[at];
 }
 
@@ -41,10 +42,11 @@ ROOTS_DEVICE uint32_t element(const Operand& x, int64_t at, Bf16Product) {
 struct alignas(8) TwoFloats {
   float first, second;
 };
-ROOTS_DEVICE uint32_t word_at(const Operand& x, int64_t at, Bf16Product) {
+template <class Half>
+ROOTS_DEVICE uint32_t word_at(const Operand& x, int64_t at, HalfProduct<Half> p) {
   if (x.source == Source::f32) {
     const TwoFloats two = static_cast<const TwoFloats*>(x.data)[at / 2];
-    return bf16_pair(two.first, two.second);
+    return p.pair(two.first, two.second);
   }
   return static_cast<const uint32_t*>(x.data)[at / 2];
 }
