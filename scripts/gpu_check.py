@@ -733,6 +733,71 @@ def hopper(c):
              "torch._int_mm", 2 * n ** 3 / 1e12, "TOP/s", f"{n}^3 NT")
 
 
+def ladder(c):
+    """One tile of each primitive, in the order in which they build on each other: the first that fails is where to look. Small enough for
+    compute-sanitizer."""
+    bf16, f16 = torch.bfloat16, torch.float16
+
+    def launch():
+        x, o = c.randn(33), c.new((33,))
+        c.check("affine", (x, o.tensor, 2.0, 1.0), [o], [x.double() * 2 + 1], 1e-6, "a launch, copies")
+
+    def reductions():
+        x, o = c.randn(3, 70), c.new((3, 70))
+        c.check("softmax_forward", (x, o.tensor), [o], [F.softmax(x.double(), -1)], 4e-6, "shuffles, block reductions")
+
+    def sort():
+        ids, dy, o = c.ints(0, 9, 40), c.randn(40, 6), c.new((9, 6))
+        want = torch.zeros(9, 6, dtype=torch.float64, device=c.m.device).index_add_(0, ids, dy.double())
+        c.check("embedding_backward", (dy, ids, o.tensor), [o], [want], 1e-5, "a radix sort", start=0.0)
+
+    def products(m, n, k, note, layouts=("NT",)):
+        for layout in layouts:
+            a = c.randn(k, m).t() if layout[0] == "T" else c.randn(m, k)
+            b = c.randn(n, k).t() if layout[1] == "T" else c.randn(k, n)
+            for name, half in (("matmul_bf16", bf16), ("matmul_f16", f16)):
+                left, right, o = a.to(half), b.to(half), c.new((m, n))
+                c.check(name, (left, right, o.tensor, 0), [o], [left.double() @ right.double()], 3e-6, f"{note}, {m}x{n}x{k} {layout}")
+        o, (a8, b8) = c.new((m, n), torch.int32), (c.ints(-127, 128, r, k, dtype=torch.int8) for r in (m, n))
+        c.check("matmul_i8", (a8, b8.t(), o.tensor), [o], [a8.double() @ b8.t().double()], 0, f"{note}, {m}x{n}x{k}")
+
+    def tf32_product():
+        a, b, o = c.randn(16, 16), c.randn(8, 16), c.new((16, 8))
+        c.check("matmul_tf32", (a, b.t(), o.tensor, 0), [o], [tf32(a).double() @ tf32(b).double().t()], 3e-6, "mma.sync, tf32")
+
+    rungs = [launch, reductions, sort, tf32_product,
+             lambda: products(16, 16, 32, "mma.sync, ldmatrix"),
+             lambda: attention(c, [(1, 1, 1, 16, 32, 64, 0, 0)]),  # cp.async, ldmatrix transposed
+             # TMA and wgmma where the GPU has them: both majors of both operands, boxes that reach beyond the matrix, several stages
+             lambda: products(64, 64, 64, "one tile", ("NN", "NT", "TN", "TT")),
+             lambda: products(65, 67, 72, "beyond the edge", ("NN", "NT", "TN", "TT")),
+             lambda: products(130, 260, 448, "stages"),
+             lambda: attention(c, [(1, 1, 1, 64, 128, 64, 0, 0), (1, 2, 1, 70, 200, 128, 1, 0)])]
+    for rung in rungs:
+        rung()
+        if c.failed:
+            print("the ladder ends here: later rungs build on what failed")
+            return
+
+
+def sweep(c):
+    """Where the kernels for Hopper gain over mma.sync: the same products in this process with or without them, for the table of main()."""
+    if c.m.emulated:
+        print("timing skipped: an emulated device has no speed")
+        return
+    wanted = os.environ.get("ROOTS_CUDA_HOPPER") == "1"
+    for m, n, k in ((64, 768, 768), (128, 2304, 768), (512, 3072, 768), (1024, 1024, 1024), (64, 4096, 14336), (2048, 4096, 4096),
+                    (8192, 50257, 768)):
+        for dtype, name in ((torch.bfloat16, "matmul_bf16"), (torch.float16, "matmul_f16"), (torch.float32, "matmul_bf16")):
+            a, b, o = c.randn(m, k).to(dtype), c.randn(n, k).to(dtype), torch.empty(m, n, device="cuda")
+            run = lambda: c.m(name, a, b.t(), o, 0)  # noqa: E731
+            time_block(run, c.m.synchronize, 3)
+            launches = max(3, min(100, int(0.02 / max(time_block(run, c.m.synchronize, 2), 1e-6))))
+            ms = statistics.median(time_block(run, c.m.synchronize, launches) for _ in range(5)) * 1e3
+            c.out.write(json.dumps({"stage": "sweep", "kernel": name, "note": f"{m}x{n}x{k} of {dtype}", "hopper": wanted, "ms": ms}) + "\n")
+    c.out.flush()
+
+
 def graphs(c):
     """What ROOTS_CUDA_GRAPHS=1 does, native/cuda/graph.cuh: updated graphs compute what single launches do; then what they save."""
     expected = [1, 1, 1, 2, 3]  # graphs made so far: new arguments, other kernels, and back again
@@ -778,7 +843,7 @@ def graphs(c):
 
 def main():
     stage, path, out = sys.argv[1:4]
-    if stage == "hopper":
+    if stage in ("hopper", "ladder"):
         os.environ["ROOTS_CUDA_HOPPER"] = "1"
     if stage == "graphs":
         os.environ["ROOTS_CUDA_GRAPHS"] = "1"
@@ -793,6 +858,10 @@ def main():
         for r in rows:
             if r.get("stage") == "bench" and "ratio" in r:
                 print(f"{r['kernel']:34} {r['note']:34} {r['ours']:9.1f} {r['unit']:8} {r['ratio']:6.2f} x {r['peer']}")
+        swept = {(r["kernel"], r["note"], r["hopper"]): r["ms"] for r in rows if r.get("stage") == "sweep"}
+        for (kernel, note, hopper_used), ms in swept.items():
+            if hopper_used and (kernel, note, False) in swept:
+                print(f"{kernel:34} {note:34} mma.sync {swept[kernel, note, False]:.3f} ms, wgmma {ms:.3f} ms")
         return 0
     module = Module(path)
     if stage == "probe":
@@ -813,7 +882,7 @@ def main():
                 return 0
             bench(checks)
             return 0
-        {"hopper": hopper, "graphs": graphs, "correctness": correctness}[stage](checks)
+        {"hopper": hopper, "graphs": graphs, "correctness": correctness, "ladder": ladder, "sweep": sweep}[stage](checks)
         print(f"{checks.total - checks.failed} of {checks.total} checks passed")
         return 1 if checks.failed else 0
 

@@ -3,13 +3,18 @@
 // One GPU (the first that CUDA_VISIBLE_DEVICES leaves) and one stream for the whole process: memory is handed
 // on in the order of the queue, so the device keeps that order. Errors of kernels surface at the next launch
 // or read.
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(ROOTS_CUDA_EMULATED)
+#include <vector>
+#endif
 
 #include "core/backend.h"
 #include "cuda/declare.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/staging.h"
 
 namespace roots {
 namespace cuda {
@@ -35,15 +40,46 @@ void raw_release(void* data) {
   const GraphPause pause;  // launches that were captured may use it
   free(data);
 }
-Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
-  auto run = [=] { memcpy(to, from, bytes); };
-  if (kind != CopyKind::device_to_device) {
-    const GraphPause pause;
-    run();
-  } else if (!graph_record(run)) {
-    run();
+// Copies run as late as staging allows: when they are waited for, or when the call ends.
+struct EmulatedStaging {
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::vector<Copy> open[2];
+  char memory[2][4096];
+  std::vector<Copy> started;
+  void* pinned(int slot) { return memory[slot]; }
+  Status start(void* to, const void* from, size_t bytes) {
+    started.push_back({to, from, bytes});
+    return nullptr;
   }
-  return nullptr;
+  Status mark(int slot) {
+    open[slot].insert(open[slot].end(), started.begin(), started.end());
+    started.clear();
+    return nullptr;
+  }
+  Status wait(int slot) {
+    for (const Copy& c : open[slot]) memcpy(c.to, c.from, c.bytes);
+    open[slot].clear();
+    return nullptr;
+  }
+};
+Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
+  if (kind == CopyKind::device_to_device) {
+    auto run = [=] { memcpy(to, from, bytes); };
+    if (!graph_record(run)) run();
+    return nullptr;
+  }
+  const GraphPause pause;
+  EmulatedStaging staging;
+  auto* target = static_cast<char*>(to);
+  const auto* source = static_cast<const char*>(from);
+  if (kind == CopyKind::device_to_host) return stage_out(staging, target, source, bytes, sizeof staging.memory[0]);
+  const Status status = stage_in(staging, target, source, bytes, sizeof staging.memory[0]);
+  for (int slot = 0; slot < 2; ++slot) staging.wait(slot);
+  return status;
 }
 void raw_zero(void* data, size_t bytes) {
   auto run = [=] { memset(data, 0, bytes); };
@@ -126,6 +162,36 @@ void raw_release(void* data) {
   cudaFree(data);
 }
 
+// Two pinned buffers with an event each, made when first needed, for one copy at a time.
+struct Staging {
+  static constexpr size_t kPiece = size_t{4} << 20;
+  static constexpr size_t kLeast = size_t{256} << 10;  // less is not worth a second copy
+  void* memory[2] = {};
+  cudaEvent_t event[2] = {};
+  bool tried = false, ready = false;
+  pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+  bool usable() {
+    if (tried) return ready;
+    tried = true;
+    for (int slot = 0; slot < 2; ++slot)
+      if (cudaMallocHost(&memory[slot], kPiece) != cudaSuccess ||
+          cudaEventCreateWithFlags(&event[slot], cudaEventDisableTiming) != cudaSuccess) {
+        cudaGetLastError();  // copies go directly then
+        return false;
+      }
+    return ready = true;
+  }
+  void* pinned(int slot) { return memory[slot]; }
+  Status start(void* to, const void* from, size_t bytes) {
+    return words_of(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, g_stream));
+  }
+  Status mark(int slot) { return words_of(cudaEventRecord(event[slot], g_stream)); }
+  // an event that was never recorded is over
+  Status wait(int slot) { return words_of(cudaEventSynchronize(event[slot])); }
+};
+Staging g_staging;
+
 Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
   const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice};
   const auto start = [&] {
@@ -137,6 +203,18 @@ Status raw_copy(void* to, const void* from, size_t bytes, CopyKind kind) {
   }
   const GraphPause pause;
   if (pause.status()) return pause.status();
+  if (bytes >= Staging::kLeast) {
+    pthread_mutex_lock(&g_staging.mutex);
+    const bool usable = g_staging.usable();
+    Status status = nullptr;
+    auto* target = static_cast<char*>(to);
+    const auto* source = static_cast<const char*>(from);
+    if (usable)
+      status = kind == CopyKind::host_to_device ? stage_in(g_staging, target, source, bytes, Staging::kPiece)
+                                                : stage_out(g_staging, target, source, bytes, Staging::kPiece);
+    pthread_mutex_unlock(&g_staging.mutex);
+    if (usable) return status;
+  }
   // from pageable memory the call returns when the source may be reused
   cudaError_t error = start();
   // nobody captures meanwhile: the pause holds the lock
