@@ -78,8 +78,9 @@ void adam_typed(const Context& context, const TensorList& params, const TensorLi
       l2(static_cast<T>(s.decoupled ? 0 : s.weight_decay));
   const V b1(static_cast<T>(s.beta1)), b2(static_cast<T>(s.beta2)), f(static_cast<T>(scale));
   const V c1(static_cast<T>(1 - s.beta1)), c2(static_cast<T>(1 - s.beta2)), e(static_cast<T>(s.eps));
+  // the second correction is a factor: a division less, where arithmetic and not memory is the limit
   const V rate(static_cast<T>(s.lr / (1 - power(s.beta1, s.step)))),
-      correction(static_cast<T>(root(1 - power(s.beta2, s.step))));
+      correction(static_cast<T>(1 / root(1 - power(s.beta2, s.step))));
   each_piece<T>(context, params, [&](int64_t t, int64_t from, int64_t to) {
     T *param = data_of<T>(params, t), *grad = data_of<T>(grads, t), *m = data_of<T>(ms, t),
       *v = data_of<T>(vs, t), *vmax = data_of<T>(vmaxes, t);
@@ -95,7 +96,7 @@ void adam_typed(const Context& context, const TensorList& params, const TensorLi
         vi = max(vi, V::load_partial(vmax + i, k));
         vi.store_partial(vmax + i, k);
       }
-      (p * decay - rate * mi / (sqrt(vi) / correction + e)).store_partial(param + i, k);
+      (p * decay - rate * mi / fma(sqrt(vi), correction, e)).store_partial(param + i, k);
     }
   });
 }
