@@ -3,16 +3,17 @@ import { cast } from '../ops/cast.js';
 import { embedding } from '../ops/index_select.js';
 import { linear } from '../ops/matmul.js';
 import { embeddingI4, linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
-import { embeddingI8, linearW8A16, linearW8A8, packI8 } from '../ops/matmul_i8.js';
+import { embeddingI8, linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
 import { RootsError } from '../tensor/errors.js';
-import { keep, tidy } from '../tensor/scope.js';
+import { tidy, untracked } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { Int8Scheme, QuantScheme } from './linear.js';
 import { Module } from './module.js';
 
 export class Embedding extends Module {
   #weight: Tensor | null;
-  #int8: { q: Tensor; scale: Tensor; scheme: Int8Scheme; packed: Tensor | null } | null = null;
+  /** `table`: rows as they are, or packed, once the table has been an output head. */
+  #int8: { table: Tensor; packed: boolean; scale: Tensor; scheme: Int8Scheme } | null = null;
   #int4: { packed: Tensor; group: number } | null = null;
   #shape: readonly [rows: number, width: number];
   #stored = false;
@@ -48,7 +49,10 @@ export class Embedding extends Module {
 
   /** ids (…) → (…, C) */
   forward(ids: Tensor): Tensor {
-    if (this.#int8) return embeddingI8(ids, this.#int8.q, this.#int8.scale);
+    if (this.#int8) {
+      const { table, packed, scale } = this.#int8;
+      return embeddingI8(ids, table, scale, packed ? { width: this.width } : {});
+    }
     if (this.#int4) {
       const { packed, group } = this.#int4;
       return embeddingI4(ids, packed, { rows: this.numEmbeddings, width: this.width, group });
@@ -77,8 +81,15 @@ export class Embedding extends Module {
     const int8 = this.#int8;
     if (!int8) return linear(x, this.#weight!);
     // the product wants its own layout; made on first use, since an untied table never needs it
-    int8.packed ??= this.register('packed', keep(packI8(int8.q)));
-    return (int8.scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, int8.packed, int8.scale);
+    if (!int8.packed) {
+      int8.table = this.replaceAs(
+        'q',
+        'packed',
+        untracked(() => packI8(int8.table)),
+      );
+      int8.packed = true;
+    }
+    return (int8.scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, int8.table, int8.scale);
   }
 
   /** New float rows; takes over the tensor. */
@@ -93,10 +104,10 @@ export class Embedding extends Module {
     this.replace('weight', null);
     this.#weight = null;
     this.#int8 = {
-      q: this.register('q', q),
+      table: this.register('q', q),
+      packed: false,
       scale: this.register('scale', scale),
       scheme,
-      packed: null,
     };
   }
 
@@ -111,7 +122,7 @@ export class Embedding extends Module {
   }
 
   override numParameters(): number {
-    // panels are padded, and a tied int8 table is there twice
+    // panels are padded
     return this.#weight ? super.numParameters() : this.numEmbeddings * this.width;
   }
 
@@ -123,8 +134,9 @@ export class Embedding extends Module {
       return { ...values, scheme: 'w4a16', group };
     }
     if (!this.#int8) return null;
-    const { q, scale, scheme } = this.#int8;
-    return { q: q.detach(), scale: scale.detach(), scheme, group: this.width };
+    const { table, packed, scale, scheme } = this.#int8;
+    const q = packed ? unpackI8(table, this.numEmbeddings, this.width) : table.detach();
+    return { q, scale: scale.detach(), scheme, group: this.width };
   }
 
   share(): Embedding {

@@ -192,16 +192,37 @@ export function linearW8A16(
   );
 }
 
-/** Rows of an int8 embedding table, widened: weight[ids] · scale[ids]. ids (…), weight (V, C) int8, scale (V) → (…, C) float32 */
-export function embeddingI8(ids: Tensor, weight: Tensor, scale: Tensor): Tensor {
-  check.tensor('embeddingI8', 'ids', ids);
-  check.indexDtype('embeddingI8', 'ids', ids);
-  check.rank('embeddingI8', 'weight', weight, 2, '(V, C)');
-  check.dtype('embeddingI8', 'weight', weight, 'int8');
-  check.shape('embeddingI8', 'scale', scale, [weight.shape[0]!]);
+/**
+ * Rows of an int8 embedding table, widened: weight[ids] · scale[ids]. ids (…), weight (V, C) int8, scale (V) → (…, C) float32.
+ * `width`: weight is packI8((V, C)) instead, and C is this; so a table that is a head too is kept once.
+ */
+export function embeddingI8(
+  ids: Tensor,
+  weight: Tensor,
+  scale: Tensor,
+  options: { width?: number } = {},
+): Tensor {
+  const op = 'embeddingI8';
+  check.tensor(op, 'ids', ids);
+  check.tensor(op, 'weight', weight);
+  check.tensor(op, 'scale', scale);
+  check.knownOptions(op, options, ['width']);
+  check.indexDtype(op, 'ids', ids);
+  check.rank(op, 'scale', scale, 1, '(V)');
+  check.dtype(op, 'weight', weight, 'int8');
+  const rows = scale.shape[0]!;
+  if (options.width === undefined) check.rank(op, 'weight', weight, 2, '(V, C)');
+  else check.integer(op, 'width', options.width, 0);
+  const width = options.width ?? weight.shape[1]!;
+  check.shape(
+    op,
+    'weight',
+    weight,
+    options.width === undefined ? [rows, width] : [packedBytes(rows, width)],
+  );
   return tidy(() => {
-    const out = empty([...ids.shape, weight.shape[1]!], 'float32');
-    kernels.embedding_i8(contiguous(ids), weight, scale, out);
+    const out = empty([...ids.shape, width], 'float32');
+    kernels.embedding_i8(contiguous(ids), contiguous(weight), contiguous(scale), out);
     return out;
   });
 }

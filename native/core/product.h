@@ -122,6 +122,19 @@ ROOTS_PORTABLE int64_t row_offset(const Tensor& t, const Tensor& rows, int64_t r
   }
   return at;
 }
+// Rows of an int8 table: a matrix (rows, width), or a packed vector, whose size is the backend's to check.
+inline Status check_embedding_i8(const Tensor& ids, const Tensor& weight, const Tensor& scale,
+                                 const Tensor& out) {
+  CHECK(weight.dtype == DType::i8 && is_contiguous(weight) && (weight.rank == 1 || weight.rank == 2),
+        "weight must be an int8 matrix, or packed");
+  CHECK(scale.dtype == DType::f32 && is_contiguous(scale), "one scale per row");
+  CHECK(out.rank >= 1 && out.dtype == DType::f32 && is_contiguous(out) &&
+            numel(out) == numel(ids) * out.shape[out.rank - 1],
+        "out has the wrong shape");
+  if (weight.rank == 2)
+    CHECK(weight.shape[0] == numel(scale) && weight.shape[1] == out.shape[out.rank - 1], "shapes differ");
+  return nullptr;
+}
 // Rows of a packed table (rows, width): out (…, width), ids (…) of any shape.
 inline Status check_embedding_i4(const Tensor& ids, const Tensor& packed, const Tensor& out, int64_t rows,
                                  int64_t group) {

@@ -2,6 +2,7 @@
 // Every index is range-checked before the first write; the kernel then has nothing left to refuse.
 #include "core/product.h"
 #include "cpu/declare.h"
+#include "cpu/gemm/i8.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
 
@@ -85,24 +86,30 @@ Status embedding_backward(const Context& context, Tensor dy, Tensor ids, Tensor 
   return "needs float32 or float64";
 }
 
-// out[i] = weight[ids[i]] * scale[ids[i]], weight int8 with one scale per row.
+// out[i] = weight[ids[i]] * scale[ids[i]], weight int8 with one scale per row: a matrix, or packed as linear
+// layers have it (gemm/i8.h).
 Status embedding_i8(const Context& context, Tensor ids, Tensor weight, Tensor scale, Tensor out) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
-        "weight must be an int8 matrix");
-  CHECK(scale.dtype == DType::f32 && is_contiguous(scale) && numel(scale) == weight.shape[0],
-        "one scale per row");
-  const int64_t n = numel(ids), width = weight.shape[1];
-  CHECK(out.dtype == DType::f32 && is_contiguous(out) && numel(out) == n * width, "out has the wrong shape");
-  const Status status = check_ids(ids, weight.shape[0]);
+  if (const Status status = check_embedding_i8(ids, weight, scale, out)) return status;
+  const int64_t n = numel(ids), width = out.shape[out.rank - 1], rows = numel(scale);
+  const PackedShape shape(rows, width);
+  const bool packed = weight.rank == 1;
+  CHECK(!packed || numel(weight) == shape.total_bytes(), "packed has the wrong size");
+  const Status status = check_ids(ids, rows);
   if (status) return status;
   context.parallel_for((n + 63) / 64, [&](int64_t chunk) {
     const int64_t end = (chunk + 1) * 64 < n ? (chunk + 1) * 64 : n;
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int64_t id = index_at(ids, i);
-      const int8_t* from = data<int8_t>(weight) + id * width;
       const float s = data<float>(scale)[id];
       float* to = data<float>(out) + i * width;
-      for (int64_t c = 0; c < width; ++c) to[c] = static_cast<float>(from[c]) * s;
+      if (packed) {
+        const int8_t* from = data<int8_t>(weight) + id / kPanel * shape.panel_bytes() + id % kPanel * kQuad;
+        for (int64_t c = 0; c < width; ++c)
+          to[c] = static_cast<float>(from[c / kQuad * kPanel * kQuad + c % kQuad]) * s;
+      } else {
+        const int8_t* from = data<int8_t>(weight) + id * width;
+        for (int64_t c = 0; c < width; ++c) to[c] = static_cast<float>(from[c]) * s;
+      }
     }
   });
   return nullptr;

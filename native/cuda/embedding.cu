@@ -2,6 +2,7 @@
 // of range sets the fault word, which the next read reports; nothing is read or written for it.
 #include "core/product.h"
 #include "cuda/declare.cuh"
+#include "cuda/gemm/packed_i8.h"
 #include "cuda/index.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
@@ -33,13 +34,13 @@ __global__ void rows_kernel(Indices ids, const Unit* weight, int64_t row_stride,
   }
 }
 
-__global__ void rows_i8_kernel(Indices ids, const int8_t* weight, const float* scale, float* out,
-                               int64_t count, int64_t width, int64_t limit, FaultReport fault) {
+__global__ void rows_i8_kernel(Indices ids, const int8_t* weight, int64_t row_bytes, const float* scale,
+                               float* out, int64_t count, int64_t width, int64_t limit, FaultReport fault) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count * width;
        i += step) {
     const int64_t id = checked(ids, i / width, limit, fault);
-    out[i] = id < 0 ? 0.0f : static_cast<float>(weight[id * width + i % width]) * scale[id];
+    out[i] = id < 0 ? 0.0f : static_cast<float>(weight[id * row_bytes + i % width]) * scale[id];
   }
 }
 
@@ -166,17 +167,16 @@ Status embedding_backward(const Context&, Tensor dy, Tensor ids, Tensor dweight)
 }
 
 Status embedding_i8(const Context&, Tensor ids, Tensor weight, Tensor scale, Tensor out) {
-  CHECK(weight.rank == 2 && weight.dtype == DType::i8 && is_contiguous(weight),
-        "weight must be an int8 matrix");
-  CHECK(scale.dtype == DType::f32 && is_contiguous(scale) && numel(scale) == weight.shape[0],
-        "one scale per row");
-  const int64_t n = numel(ids), width = weight.shape[1];
-  CHECK(out.dtype == DType::f32 && is_contiguous(out) && numel(out) == n * width, "out has the wrong shape");
+  if (const Status status = check_embedding_i8(ids, weight, scale, out)) return status;
+  const int64_t n = numel(ids), width = out.shape[out.rank - 1], rows = numel(scale);
+  const PackedI8 shape(rows, width);
+  const bool packed = weight.rank == 1;
+  CHECK(!packed || numel(weight) == shape.total_bytes, "packed has the wrong size");
   if (const Status status = check_indices(ids)) return status;
   if (n * width == 0) return nullptr;
   return launch(rows_i8_kernel, grid_for(ceil_div(n * width, kThreads)), kThreads, 0, Indices(ids),
-                data<const int8_t>(weight), data<const float>(scale), data<float>(out), n, width,
-                weight.shape[0], fault(Fault::embedding_i8));
+                data<const int8_t>(weight), packed ? shape.row_bytes : width, data<const float>(scale),
+                data<float>(out), n, width, rows, fault(Fault::embedding_i8));
 }
 
 Status embedding_i4(const Context&, Tensor ids, Tensor packed, Tensor out, int64_t rows, int64_t group) {

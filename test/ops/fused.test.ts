@@ -305,6 +305,22 @@ describe('small things', () => {
       tensor([1, 1, 0.5]),
     );
     expect([...(await y.data())]).toEqual([-64, 63.5, 1, 2]);
+    // the same from the layout that products read
+    for (const [rows, width] of [
+      [1, 1],
+      [33, 7],
+      [70, 40],
+    ] as const) {
+      const table = roots.quantizeRowsI8(roots.randn([rows, width]));
+      const chosen = ids(...Array.from({ length: 90 }, (_, i) => (i * 7) % rows));
+      const packed = roots.packI8(table.q);
+      expect(await numbers(roots.embeddingI8(chosen, packed, table.scale, { width }))).toEqual(
+        await numbers(roots.embeddingI8(chosen, table.q, table.scale)),
+      );
+      expect(() => roots.embeddingI8(chosen, packed, table.scale, { width: width + 9 })).toThrow(
+        /weight/,
+      );
+    }
     const read = async (): Promise<unknown> =>
       roots
         .embeddingI8(ids(3), tensor(new Int8Array(6), { shape: [3, 2] }), tensor([1, 1, 1]))
