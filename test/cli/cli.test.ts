@@ -124,6 +124,22 @@ describeWithFixtures('on checkpoints', () => {
       config: { n_layer: 4 },
     });
     expect(info['bytes']).toBeGreaterThan(3.7e6);
+    expect(info['quantization']).toBeNull();
+  });
+  it('compress to int4 with an int4 table, whose info says so, and generate with an int8 cache', () => {
+    const out = join(temporaryFolder('cli'), 'int4');
+    const [train, held] = [join(work, 'train.txt'), join(work, 'held.txt')];
+    const text = readFileSync(fixture('datasets/tinyshakespeare/input.txt'), 'utf8');
+    writeFileSync(train, text.slice(0, 40_000));
+    writeFileSync(held, text.slice(-8000));
+    const words = ['compress', gpt2, '--out', out, '--calibration', train, '--eval', held];
+    const int4 = [...words, '--quantize', 'w4a16', '--group', '32', '--quantize-embeddings'];
+    expect(roots(...int4, '--embedding-bits', '4', '--calibration-tokens', '512').status).toBe(0);
+    expect(json('info', out)['quantization']).toMatchObject([{ scheme: 'w4a16', group: 32 }]);
+    expect(roots('info', out).out).toMatch(/w4a16 in groups of 32 \(Embedding, Linear\)/);
+    const said = json('generate', out, '--prompt', 'The king', '--cache-dtype', 'int8');
+    expect(said['tokens']).toHaveLength(40);
+    expect(roots(...int4, '--embedding-bits', '3').err).toMatch(/embeddingBits must be 8 or 4/);
   });
   it('generate', () => {
     const ref = (

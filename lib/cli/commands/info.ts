@@ -1,10 +1,27 @@
 // roots info DIR
 import { folderBytes } from '../../compress/measure.js';
+import { readQuantization } from '../../models/quantized_layout.js';
+import type { QuantizationGroup } from '../../models/quantized_layout.js';
 import { parameterCount } from '../../models/size.js';
 import { architectureOf, loadModel } from '../../models/registry.js';
 import { dtypeOfFile, openModelWeights } from '../../io/safetensors.js';
 import { printJson } from '../command.js';
 import type { Command } from '../command.js';
+
+/** What most of the weights are. Words of packed integers say nothing of themselves. */
+function describe(info: {
+  dtype: string;
+  quantization: readonly QuantizationGroup[] | null;
+}): string {
+  const groups = info.quantization ?? [];
+  if (groups.length === 0) return info.dtype;
+  return groups
+    .map(({ scheme, group, targets }) => {
+      const how = `${scheme}${group === null ? '' : ` in groups of ${group}`}`;
+      return `${how} (${targets.join(', ')})`;
+    })
+    .join(' and ');
+}
 
 export const command: Command = {
   summary: 'What a model folder contains',
@@ -25,6 +42,8 @@ export const command: Command = {
       architecture: architectureOf(config),
       parameters: parameterCount(model),
       dtype: dtypeOfFile(main) ?? main,
+      /** How layers are quantized, by class or name; null for a float model. */
+      quantization: readQuantization(config),
       bytes: await folderBytes(folder!),
       shape: model.shape,
       config,
@@ -34,7 +53,7 @@ export const command: Command = {
     if (values['json']) return printJson(info);
     const { layers, hidden, heads, kvHeads, ffn, vocab, context } = info.shape;
     process.stdout.write(
-      `${info.architecture}: ${info.parameters.toLocaleString('en-US')} parameters, mostly ${info.dtype}, ${(info.bytes / 1e6).toFixed(2)} MB on disk\n` +
+      `${info.architecture}: ${info.parameters.toLocaleString('en-US')} parameters, mostly ${describe(info)}, ${(info.bytes / 1e6).toFixed(2)} MB on disk\n` +
         `layers ${layers}, hidden ${hidden}, heads ${heads} (${kvHeads} key-value), feed-forward ${ffn}, vocabulary ${vocab}, context ${context}\n`,
     );
     for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
