@@ -27,8 +27,8 @@ struct Backend {
   // may be null. Stretches of the same key hold the same kernels again.
   Status (*graph_mark)(int64_t key, int32_t begin);
   void (*graph_counts)(int64_t* sent, int64_t* made);
-  // the instruction set, or the name of the device and in further lines those of others of its kind that are not
-  // used, for devices()
+  // the instruction set, or the name of the device and in further lines those of others of its kind that are
+  // not used, for devices()
   const char* (*describe)();
   const char* (*last_error)();
 };
