@@ -108,6 +108,7 @@ describe('help and mistakes', () => {
       device: 'cpu',
       isa: expect.stringMatching(/baseline|avx/),
       threads: expect.any(Number),
+      others: [],
     });
     for (const other of others) expect(other.device).toBe('cuda'); // machines with a GPU
   });
@@ -278,11 +279,11 @@ describe('bench', () => {
     for (const row of r.rows) expect(row.gflops).toBeGreaterThan(0.1);
     expect(roots('bench', 'train', '--sizes', '99').err).toMatch(/sizes must be among 128, 768/);
   });
-  it.skipIf(!hasFixtures)('model times prefill and one token in four forms (G28)', () => {
+  it.skipIf(!hasFixtures)('model times prefill and one token in five forms (G28)', () => {
     const folder = fixture('checkpoints/gpt2-shakespeare');
     const r = measured('model', folder, '--threads', '2');
     expect(r.rows.map((row) => row.kernel)).toEqual(
-      ['float32', 'bfloat16', 'int8', 'int4'].flatMap((form) => [
+      ['float32', 'bfloat16', 'int8', 'int4', 'int4 throughout'].flatMap((form) => [
         `prefill ${form}`,
         `decode one token ${form}`,
       ]),
