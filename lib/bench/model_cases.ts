@@ -58,28 +58,17 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
   // the files of the peers have an int8 head
   known &&= stored !== 'int4 throughout';
   const peer = { folder, dtype: stored };
-  let cache: KVCache | null = null;
-  return [
-    {
-      kernel: `prefill ${stored}`,
-      shape: `t${prefill}`,
-      operations: prefill * body + head + 2 * layers * prefill * prefill * hidden,
-      bytes,
-      kind,
-      warmMs: 1000,
-      inputs: () => [tensor(ids(prefill), { shape: [1, prefill] })],
-      run: (x) => forward(x!, null),
-      ...(known && { peer: { op: 'model_prefill', tokens: prefill, ...peer } }),
-    },
-    {
-      kernel: `decode one token ${stored}`,
+  const decode = (name: string, options: Parameters<CausalLM['createCache']>[0]): Case => {
+    let cache: KVCache | null = null;
+    return {
+      kernel: `decode one token ${name}`,
       shape: `after ${past}`,
       operations: body + head + 4 * layers * past * hidden,
       bytes,
       kind,
       warmMs: 1000,
       inputs: () => {
-        cache = model.createCache();
+        cache = model.createCache(options);
         if (past > 0) {
           const start = tensor(ids(past), { shape: [1, past] });
           forward(start, cache).dispose();
@@ -93,7 +82,22 @@ function cases(model: CausalLM, folder: string, stored: Stored, known: boolean):
       },
       dispose: () => cache?.dispose(),
       ...(known && { peer: { op: 'model_decode', tokens: past, ...peer } }),
+    };
+  };
+  return [
+    {
+      kernel: `prefill ${stored}`,
+      shape: `t${prefill}`,
+      operations: prefill * body + head + 2 * layers * prefill * prefill * hidden,
+      bytes,
+      kind,
+      warmMs: 1000,
+      inputs: () => [tensor(ids(prefill), { shape: [1, prefill] })],
+      run: (x) => forward(x!, null),
+      ...(known && { peer: { op: 'model_prefill', tokens: prefill, ...peer } }),
     },
+    decode(stored, {}),
+    ...(stored === 'int4 throughout' ? [decode(`${stored}, int8 cache`, { dtype: 'int8' })] : []),
   ];
 }
 

@@ -40,6 +40,55 @@ const inHalf = (q: Tensor, k: Tensor): boolean =>
 
 const as = (t: Tensor, dtype: DType): Tensor => (t.dtype === dtype ? t : cast(t, dtype));
 
+/** The sizes of a call, from shapes of rank 4; refuses keys and values that do not fit. */
+function sizesOf(
+  op: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+): readonly [number, number, number, number] {
+  const [b, h, , d] = q.shape as [number, number, number, number];
+  const [bk, hkv, tk, dk] = k.shape as [number, number, number, number];
+  if (bk !== b || dk !== d)
+    throw new ShapeError(
+      `${op}: k ${format(k.shape)} does not match q ${format(q.shape)} in batch or head size`,
+    );
+  if (v.shape[0] !== b || v.shape[1] !== hkv || v.shape[2] !== tk)
+    throw new ShapeError(`${op}: v ${format(v.shape)} does not match k ${format(k.shape)}`);
+  if (hkv === 0 || h % hkv !== 0)
+    throw new ShapeError(`${op}: ${h} query heads are not a multiple of ${hkv} key heads`);
+  return [b, h, q.shape[2]!, tk];
+}
+
+/** Scale, causal and window as kernels take them, for heads of size d in a batch of b. */
+function flagsOf(
+  op: string,
+  b: number,
+  d: number,
+  options: AttentionOptions,
+): readonly [scale: number, causal: number, window: number] {
+  const { causal = false, scale = 1 / Math.sqrt(d), window = 0 } = options;
+  check.number(op, 'scale', scale);
+  check.integer(op, 'window', window, 0);
+  if (window > 0 && !causal) throw new OptionError(`${op}: window needs causal: true`);
+  for (const name of ['lengths', 'starts'] as const) {
+    const t = options[name];
+    if (t) {
+      check.shape(op, name, t, [b]);
+      check.dtype(op, name, t, 'int64');
+    }
+  }
+  return [scale, causal ? 1 : 0, window];
+}
+
+/** A mask as what is added to scores, or null. */
+function biasOf(op: string, options: AttentionOptions, dtype: DType): Tensor | null {
+  const { mask } = options;
+  if (!mask) return null;
+  check.tensor(op, 'mask', mask);
+  return as(mask.dtype === 'bool' ? where(mask, 0, -Infinity) : mask, dtype);
+}
+
 /**
  * softmax(scale · Q Kᵀ + mask) V (Vaswani et al. 2017), without storing the scores of all heads.
  * q (B, H, Tq, D), k (B, Hkv, Tk, D), v (B, Hkv, Tk, Dv) → (B, H, Tq, Dv) of q's dtype; query head h uses key head h·Hkv/H.
@@ -59,22 +108,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       check.sameDtype('attention', q, t, `q and ${name}`);
   }
   check.sameDtype('attention', k, v, 'k and v');
-  const [b, h, tq, d] = q.shape as [number, number, number, number];
-  const [bk, hkv, tk, dk] = k.shape as [number, number, number, number];
-  if (bk !== b || dk !== d)
-    throw new ShapeError(
-      `attention: k ${format(k.shape)} does not match q ${format(q.shape)} in batch or head size`,
-    );
-  if (v.shape[0] !== b || v.shape[1] !== hkv || v.shape[2] !== tk)
-    throw new ShapeError(`attention: v ${format(v.shape)} does not match k ${format(k.shape)}`);
-  if (hkv === 0 || h % hkv !== 0)
-    throw new ShapeError(`attention: ${h} query heads are not a multiple of ${hkv} key heads`);
-  const scale = options.scale ?? 1 / Math.sqrt(d);
-  check.number('attention', 'scale', scale);
-  const window = options.window ?? 0;
-  check.integer('attention', 'window', window, 0);
-  const causal = options.causal ?? false;
-  if (window > 0 && !causal) throw new OptionError('attention: window needs causal: true');
+  const [b, h, tq, tk] = sizesOf('attention', q, k, v);
+  const flags = flagsOf('attention', b, q.shape[3]!, options);
   if (q.dtype === 'float16')
     return tidy(() => {
       const mask =
@@ -86,24 +121,17 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         q.dtype,
       );
     });
-  checkLimits('attention', b, options);
   const half = inHalf(q, k);
   const work = half ? 'float32' : q.dtype;
   return tidy(() => {
     const [qd, kd, vd] = [q, k, v].map(denseRows) as [Tensor, Tensor, Tensor];
-    let bias: Tensor | null = null;
-    if (options.mask) {
-      check.tensor('attention', 'mask', options.mask);
-      bias = options.mask.dtype === 'bool' ? where(options.mask, 0, -Infinity) : options.mask;
-      bias = as(bias, work);
-    }
+    const bias = biasOf('attention', options, work);
     const maskShape = bias?.shape;
     const wide = bias ? expand(bias.detach(), [b, h, tq, tk]) : null;
     const lengths = options.lengths ? contiguous(options.lengths) : null;
     const starts = options.starts ? contiguous(options.starts) : null;
     const out = headsLast([b, h, tq, v.shape[3]!], q.dtype);
     const lse = empty([b, h, tq], work);
-    const flags = [scale, causal ? 1 : 0, window] as const;
     const forward = half ? kernels.attention_bf16_forward : kernels.attention_forward;
     forward(qd, kd, vd, wide, lengths, starts, out, lse, ...flags);
     if (!willRecord(q, k, v, bias)) return out;
@@ -168,7 +196,6 @@ export function attentionI8(
   check.tensor(op, 'q', q);
   check.rank(op, 'q', q, 4, '(B, H, Tq, D)');
   check.dtype(op, 'q', q, 'float32');
-  const [b, h, tq, d] = q.shape as [number, number, number, number];
   for (const [name, rows] of [
     ['k', k],
     ['v', v],
@@ -178,28 +205,12 @@ export function attentionI8(
     check.rank(op, `${name}.q`, rows.q, 4, '(B, Hkv, Tk, D)');
     check.dtype(op, `${name}.q`, rows.q, 'int8');
     check.dtype(op, `${name}.scale`, rows.scale, 'float32');
-    check.shape(op, `${name}.scale`, rows.scale, rows.q.shape.slice(0, 3));
+    check.shape(op, `${name}.scale`, rows.scale, k.q.shape.slice(0, 3));
   }
-  const [bk, hkv, tk, dk] = k.q.shape as [number, number, number, number];
-  if (bk !== b || dk !== d)
-    throw new ShapeError(
-      `${op}: k ${format(k.q.shape)} does not match q ${format(q.shape)} in batch or head size`,
-    );
-  if (hkv === 0 || h % hkv !== 0)
-    throw new ShapeError(`${op}: ${h} query heads are not a multiple of ${hkv} key heads`);
-  check.shape(op, 'v.scale', v.scale, [b, hkv, tk]);
-  const { causal = false, scale = 1 / Math.sqrt(d), window = 0 } = options;
-  check.number(op, 'scale', scale);
-  check.integer(op, 'window', window, 0);
-  if (window > 0 && !causal) throw new OptionError(`${op}: window needs causal: true`);
-  checkLimits(op, b, options);
+  const [b, h, tq, tk] = sizesOf(op, q, k.q, v.q);
+  const flags = flagsOf(op, b, q.shape[3]!, options);
   return tidy(() => {
-    let wide: Tensor | null = null;
-    if (options.mask) {
-      check.tensor(op, 'mask', options.mask);
-      const bias = options.mask.dtype === 'bool' ? where(options.mask, 0, -Infinity) : options.mask;
-      wide = expand(as(bias, 'float32').detach(), [b, h, tq, tk]);
-    }
+    const bias = biasOf(op, options, 'float32');
     const out = headsLast([b, h, tq, v.q.shape[3]!], 'float32');
     kernels.attention_i8_forward(
       denseRows(q),
@@ -207,14 +218,12 @@ export function attentionI8(
       denseScales(k.scale),
       denseRows(v.q),
       denseScales(v.scale),
-      wide,
+      bias && expand(bias.detach(), [b, h, tq, tk]),
       options.lengths ? contiguous(options.lengths) : null,
       options.starts ? contiguous(options.starts) : null,
       out,
       empty([b, h, tq], 'float32'),
-      scale,
-      causal ? 1 : 0,
-      window,
+      ...flags,
     );
     return out;
   });
@@ -230,16 +239,6 @@ const denseRows = (t: Tensor): Tensor => (t.strides[3] === 1 ? t.detach() : clon
 function headsLast(shape: Shape, dtype: DType): Tensor {
   const [b, h, t, d] = shape as [number, number, number, number];
   return empty([b, t, h, d], dtype).view([b, h, t, d], [t * h * d, d, h * d, 1], 0);
-}
-
-function checkLimits(op: string, b: number, options: AttentionOptions): void {
-  for (const name of ['lengths', 'starts'] as const) {
-    const t = options[name];
-    if (t) {
-      check.shape(op, name, t, [b]);
-      check.dtype(op, name, t, 'int64');
-    }
-  }
 }
 
 export type PackedAttentionOptions = Omit<AttentionOptions, 'mask'>;
@@ -268,11 +267,7 @@ export function packedAttention(
   const d = c / heads;
   if (!Number.isInteger(d))
     throw new ShapeError(`${op}: ${width} channels are not 3 × ${heads} heads × a head size`);
-  const { causal = false, scale = 1 / Math.sqrt(d), window = 0 } = options;
-  check.number(op, 'scale', scale);
-  check.integer(op, 'window', window, 0);
-  if (window > 0 && !causal) throw new OptionError(`${op}: window needs causal: true`);
-  checkLimits(op, b, options);
+  const flags = flagsOf(op, b, d, options);
   if (qkv.dtype === 'float16')
     return tidy(() => restore(packedAttention(cast(qkv, 'float32'), heads, options), qkv.dtype));
   const part = (x: Tensor, i: number): Tensor =>
@@ -285,7 +280,6 @@ export function packedAttention(
     const starts = options.starts ? contiguous(options.starts) : null;
     const out = empty([b, t, c], qkv.dtype);
     const lse = empty([b, heads, t], half ? 'float32' : qkv.dtype);
-    const flags = [scale, causal ? 1 : 0, window] as const;
     const [q, k, v] = [part(x, 0), part(x, 1), part(x, 2)] as const;
     const forward = half ? kernels.attention_bf16_forward : kernels.attention_forward;
     forward(q, k, v, null, lengths, starts, joined(out), lse, ...flags);

@@ -24,6 +24,15 @@ interface Case {
   lengths?: bigint[];
 }
 
+/** What attention() is told of a case, the mask aside. */
+const optionsOf = (c: Case): roots.AttentionOptions => ({
+  ...(c.causal && { causal: true }),
+  ...(c.window && { window: c.window }),
+  ...(c.scale !== undefined && { scale: c.scale }),
+  ...(c.starts && { starts: roots.tensor(BigInt64Array.from(c.starts)) }),
+  ...(c.lengths && { lengths: roots.tensor(BigInt64Array.from(c.lengths)) }),
+});
+
 /** softmax(scale q kᵀ + mask) v with everything written down; rows without a key are zero. */
 function composed(q: Tensor, k: Tensor, v: Tensor, m: Tensor | null, c: Case): Tensor {
   const { b = 1, h = 1, hkv = h, tq, tk, causal = false, window = 0 } = c;
@@ -90,13 +99,7 @@ describe('fused attention', () => {
     if (c.mask) inputs.push(normal(1, h, tq, tk));
     for (const t of inputs) t.setRequiresGrad();
     const weights = normal(b, h, tq, dv);
-    const options: roots.AttentionOptions = {
-      ...(c.causal && { causal: true }),
-      ...(c.window && { window: c.window }),
-      ...(c.scale !== undefined && { scale: c.scale }),
-      ...(c.starts && { starts: roots.tensor(BigInt64Array.from(c.starts)) }),
-      ...(c.lengths && { lengths: roots.tensor(BigInt64Array.from(c.lengths)) }),
-    };
+    const options = optionsOf(c);
     const gradients = async (out: Tensor): Promise<Float64Array[]> => {
       out.mul(weights).sum().backward();
       const all = [];
@@ -137,14 +140,7 @@ describe('fused attention', () => {
     const want = composed(q, k, v, m, c);
     const weights = normal(b, h, tq, dv);
     want.mul(weights).sum().backward();
-    const options: roots.AttentionOptions = {
-      ...(c.causal && { causal: true }),
-      ...(c.window && { window: c.window }),
-      ...(c.scale !== undefined && { scale: c.scale }),
-      ...(c.starts && { starts: roots.tensor(BigInt64Array.from(c.starts)) }),
-      ...(c.lengths && { lengths: roots.tensor(BigInt64Array.from(c.lengths)) }),
-      mask: half[3] ?? null,
-    };
+    const options = { ...optionsOf(c), mask: half[3] ?? null };
     // weights are rounded to 8 bits before they meet the values, and so are the results of the first
     const loose = { rtol: 0.01, atol: 0.01 };
     const out = roots.attention(half[0]!, half[1]!, half[2]!, options);
@@ -202,14 +198,7 @@ describe('fused attention', () => {
     );
     const f64 = (x: Tensor): Tensor => roots.cast(x, 'float64');
     const want = await numbers(composed(f64(q), exact[0]!, exact[1]!, m && f64(m), c));
-    const options: roots.AttentionOptions = {
-      ...(c.causal && { causal: true }),
-      ...(c.window && { window: c.window }),
-      ...(c.scale !== undefined && { scale: c.scale }),
-      ...(c.starts && { starts: roots.tensor(BigInt64Array.from(c.starts)) }),
-      ...(c.lengths && { lengths: roots.tensor(BigInt64Array.from(c.lengths)) }),
-      mask: m,
-    };
+    const options = { ...optionsOf(c), mask: m };
     const out = roots.attentionI8(q, rows[0]!, rows[1]!, options);
     expectClose(await numbers(out), want, { rtol: 2e-5, atol: 2e-5 }, 'int8');
     // parts of longer buffers, as a cache gives them
