@@ -3,7 +3,8 @@
 #   scripts/gpu_check.sh OUT [PYTHON]
 # OUT gets env.json (probe), results.jsonl (a line per check and per timing), the sanitizer's logs and table.txt. PYTHON needs torch with CUDA. The module is
 # build/Release/roots_cuda.so, built here with nvcc when it is missing or does not load. Each stage is a process of its own with a time limit,
-# so an error that poisons the device ends that stage alone. Without a GPU: ROOTS_CUDA_MODULE names the emulated module, and sizes shrink.
+# so an error that poisons the device ends that stage alone. Without a GPU: ROOTS_CUDA_MODULE names the emulated module, and sizes shrink;
+# it is slow, so ROOTS_CHECK_SECONDS gives the two long stages more time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: scripts/gpu_check.sh OUT [PYTHON]}

@@ -44,10 +44,14 @@ struct PackedI4 {
     return n / kPanel * panel_bytes() + block_at(k / kBlock) + k % kBlock / 8 * 64 + n % kPanel * 4 + k % 4;
   }
   static ROOTS_PORTABLE bool high(int64_t k) { return k % 8 >= 4; }
+  // the value of input k of the block whose bytes of one output begin at `block`
+  static ROOTS_PORTABLE int nibble(const uint8_t* block, int64_t k) {
+    const int byte = block[k / 8 * 64 + k % 4];
+    return (high(k) ? byte >> 4 : byte & 15) - 8;
+  }
   // the value of input k of output n
   ROOTS_PORTABLE int value(const uint8_t* packed, int64_t n, int64_t k) const {
-    const int byte = packed[byte_at(n, k)];
-    return (high(k) ? byte >> 4 : byte & 15) - 8;
+    return nibble(packed + byte_at(n, k / kBlock * kBlock), k % kBlock);
   }
   ROOTS_PORTABLE float scale(const uint8_t* packed, int64_t n, int64_t g) const {
     uint16_t bits;

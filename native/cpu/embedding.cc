@@ -127,11 +127,12 @@ Status embedding_i4(const Context& context, Tensor ids, Tensor packed, Tensor ou
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int64_t id = index_at(ids, i);
       float* to = data<float>(out) + i * width;
-      for (int64_t g = 0; g < s.groups; ++g) {
-        const float scale = s.scale(data<uint8_t>(packed), id, g);
-        const int64_t last = (g + 1) * group < width ? (g + 1) * group : width;
-        for (int64_t c = g * group; c < last; ++c)
-          to[c] = static_cast<float>(s.value(data<uint8_t>(packed), id, c)) * scale;
+      for (int64_t b = 0; b < s.blocks; ++b, to += PackedI4::kBlock) {
+        const float scale = s.scale(data<uint8_t>(packed), id, b / s.group_blocks);
+        const uint8_t* block = data<uint8_t>(packed) + s.byte_at(id, b * PackedI4::kBlock);
+        const int64_t left = width - b * PackedI4::kBlock;
+        for (int64_t c = 0; c < PackedI4::kBlock && c < left; ++c)
+          to[c] = static_cast<float>(PackedI4::nibble(block, c)) * scale;
       }
     }
   });
