@@ -116,9 +116,11 @@ function checkOptions(options: CompressOptions, config: JsonObject): void {
   checkRatio('sparsity', sparsity);
   if (scheme !== undefined) check.oneOf('compress', 'quantize', scheme, ['w8a8', 'w8a16', 'w4a16']);
   const { quantizeGroup: group, embeddingBits: bits } = options;
-  if (bits !== undefined && (!options.quantizeEmbeddings || !(bits === 8 || bits === 4)))
+  if (bits !== undefined && bits !== 8 && bits !== 4)
+    throw new OptionError(`compress: embeddingBits must be 8 or 4, got ${String(bits)}`);
+  if (bits !== undefined && !options.quantizeEmbeddings)
     throw new OptionError(
-      `compress: embeddingBits must be 8 or 4 and goes with quantizeEmbeddings, got ${String(bits)}`,
+      `compress: embeddingBits: ${bits} goes with quantizeEmbeddings, which is not set`,
     );
   if (bits === 4 && scheme !== 'w4a16')
     throw new OptionError(
