@@ -1,6 +1,6 @@
 // Devices: what holds without a GPU, and, where the emulated module is built (npm run build:cuda-emulated), the CUDA kernels themselves,
 // run block by block on the CPU. The op suite runs on them with ROOTS_TEST_DEVICE=cuda; here is what only devices have.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -54,6 +54,34 @@ describe('devices without a GPU', () => {
         1,
       ]);
   });
+  const compiler = ['gcc', 'cc', 'clang'].find(
+    (name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0,
+  );
+  it.skipIf(!compiler)('refuses a module of another build, and a library that is none', () => {
+    const folder = temporaryFolder('backend');
+    const library = (name: string, source: string): string => {
+      const path = join(folder, `${name}.so`);
+      writeFileSync(join(folder, `${name}.c`), source);
+      execFileSync(compiler!, ['-shared', '-fPIC', '-o', path, join(folder, `${name}.c`)]);
+      return path;
+    };
+    for (const [path, message] of [
+      [
+        // the first word of a backend is the hash of the kernels it was built with
+        library(
+          'old',
+          'const void *backend_entry(unsigned long long abi) { static unsigned long long b[16]; b[0] = abi ^ 1; return b; }',
+        ),
+        /old\.so was built with another version of roots-llm/,
+      ],
+      [library('none', 'int other;'), /none\.so is not a backend/],
+    ] as const)
+      expect(
+        run(`print(failure(() => roots.tensor([1], { device: 'cuda' })));`, {
+          ROOTS_CUDA_MODULE: path,
+        }),
+      ).toEqual(['ERR_DEVICE', expect.stringMatching(message)]);
+  });
   const real = join(root, 'build/Release/roots_cuda.so');
   it.skipIf(!existsSync(real))('opens the real module and names the missing driver', () => {
     const got = run(`print(failure(() => roots.tensor([1], { device: 'cuda' })));`, {
@@ -77,6 +105,32 @@ describeEmulated(
       expect(run(source, env)).toEqual([
         ['cpu', expect.any(String), 0],
         ['cuda', 'emulated', 1],
+      ]);
+    });
+    it('worker threads, each with its own environment, share the device', () => {
+      const job = `import(${JSON.stringify(join(root, 'dist/index.js'))}).then(async (roots) => {
+        const { parentPort, workerData } = await import('node:worker_threads');
+        const a = roots.full([40, 40], workerData, { device: 'cuda' });
+        let y = a;
+        for (let i = 0; i < 20; i++) y = y.matmul(a).mul(1 / 40);
+        parentPort.postMessage([y.device, (await y.data())[7]]);
+      })`;
+      const got = run(
+        `import { Worker } from 'node:worker_threads';
+         const mine = roots.full([40, 40], 1, { device: 'cuda' });
+         const start = (value) => new Promise((resolve, reject) => {
+           const worker = new Worker(${JSON.stringify(job)}, { eval: true, workerData: value });
+           worker.once('message', resolve).once('error', reject);
+         });
+         const answers = await Promise.all([1, 1.5, 0.5].map(start));
+         print([...answers, (await mine.add(1).data())[3]]);`,
+        env,
+      );
+      expect(got).toEqual([
+        ['cuda', 1],
+        ['cuda', expect.closeTo(1.5 ** 21, 1)],
+        ['cuda', expect.closeTo(0.5 ** 21, 9)],
+        2,
       ]);
     });
     it('results follow their inputs; mixing devices names both', () => {

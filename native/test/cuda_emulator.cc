@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -178,6 +179,9 @@ void run_block() {
 }  // namespace
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* argument) {
+  // several environments launch from threads of their own; a GPU's stream takes one kernel after the other
+  static std::mutex& one_at_a_time = *new std::mutex;
+  const std::lock_guard lock(one_at_a_time);
   if (block.x * block.y * block.z > 1024) fail("more than 1024 threads in a block");
   if (shared_bytes > 232448) fail("more shared memory than any GPU has");
   now.grid_size = grid;
