@@ -60,8 +60,7 @@ function ours(): Runner {
     const scale = gradientScale(model.parameters(), { maxNorm: 1, loss });
     optimizer.step({ scale });
     optimizer.zeroGrad();
-    const value = await loss.item();
-    await scale.read();
+    const [value] = await Promise.all([loss.item(), scale.read()]);
     scale.dispose();
     loss.dispose();
     return value;

@@ -278,29 +278,29 @@ export function matmul_bf16(a: TensorArg, b: TensorArg, out: TensorArg, accumula
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_bf16!(a.storage.handle, b.storage.handle, out.storage.handle);
 }
-export function linear(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), pre), activation);
-  call.linear!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, pre?.storage.handle ?? null);
+export function linear(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
+  call.linear!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
-export function linear_bf16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), pre), activation);
-  call.linear_bf16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, pre?.storage.handle ?? null);
+export function linear_bf16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
+  call.linear_bf16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
 export function matmul_f16(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_f16!(a.storage.handle, b.storage.handle, out.storage.handle);
 }
-export function linear_f16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), pre), activation);
-  call.linear_f16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, pre?.storage.handle ?? null);
+export function linear_f16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
+  call.linear_f16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
 export function matmul_tf32(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_tf32!(a.storage.handle, b.storage.handle, out.storage.handle);
 }
-export function linear_tf32(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, pre: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), pre), activation);
-  call.linear_tf32!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, pre?.storage.handle ?? null);
+export function linear_tf32(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
+  call.linear_tf32!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
 export function linear_pack(weight: TensorArg, packed: TensorArg, unpack: number): void {
   number(tensor(tensor(0, weight), packed), unpack);

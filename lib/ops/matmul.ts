@@ -3,7 +3,6 @@ import { unbroadcast } from '../autograd/backward.js';
 import { productDtype } from '../autograd/modes.js';
 import type { ProductDtype } from '../autograd/modes.js';
 import { record, willRecord } from '../autograd/record.js';
-import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { isHalf, promote } from '../tensor/dtype.js';
 import { ShapeError } from '../tensor/errors.js';
@@ -13,6 +12,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
 import { productKernels, restore } from './compute_dtype.js';
+import { mul } from './elementwise.js';
 import { sum } from './reduce.js';
 import { expand, reshape, squeeze, transpose, unsqueeze } from './view.js';
 
@@ -150,19 +150,16 @@ export function linear(
     const flat = reshape(x.detach(), [rows, k]);
     const out = empty([rows, n], x.dtype);
     const recording = willRecord(x, weight, bias);
-    const pre = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
-    kernel(flat, weight, bias && contiguous(bias.detach()), out, pre, activations[activation]);
+    // the derivative of the activation: its backward pass is one multiplication
+    const slope = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
+    kernel(flat, weight, bias && contiguous(bias.detach()), out, slope, activations[activation]);
     const result = reshape(out, [...lead, n]);
     if (!recording) return result;
     const shape = x.shape;
     const [wantsX, wantsWeight, wantsBias] = [x, weight, bias].map((t) => t?.requiresGrad ?? false);
-    return record(result, { x, weight, bias }, { flat, weight, pre }, (dy, s) => {
-      let d = contiguous(reshape(dy, [rows, n]));
-      if (s.pre) {
-        const dpre = empty([rows, n], d.dtype);
-        backwardOf[activation as Exclude<Activation, 'none'>](d, s.pre, dpre);
-        d = dpre;
-      }
+    return record(result, { x, weight, bias }, { flat, weight, slope }, (dy, s) => {
+      const dense = contiguous(reshape(dy, [rows, n]));
+      const d = s.slope ? mul(dense, s.slope) : dense;
       // the gradient of a transposed view is computed in the order of its storage, so that nobody has to transpose it later
       const [rowStride, columnStride] = s.weight.strides as [number, number];
       return {
@@ -177,10 +174,3 @@ export function linear(
     });
   });
 }
-
-const backwardOf = {
-  gelu_tanh: kernels.gelu_tanh_backward,
-  gelu: kernels.gelu_erf_backward,
-  silu: kernels.silu_backward,
-  relu: kernels.relu_backward,
-} as const;

@@ -172,6 +172,14 @@ struct abs_formula {
                          helpers::pick(x < V(0), V(-1), helpers::pick(x == V(0), V(0), x, x), x), x);
   }
 };
+struct identity_formula {
+  ROOTS_FORMULA forward(V x) {
+    return x;
+  }
+  ROOTS_FORMULA derivative(V) {
+    return V(1);
+  }
+};
 struct neg_formula {
   ROOTS_FORMULA forward(V x) {
     return -x;

@@ -15,15 +15,24 @@ namespace {
 enum class Activation : int64_t { none = 0, gelu_tanh = 1, gelu_erf = 2, silu = 3, relu = 4 };
 constexpr int64_t kNumActivations = 5;
 
+// body(formula of the activation): the one list of them
+template <class Body>
+ROOTS_PORTABLE auto with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::gelu_tanh: return body(formula::gelu_tanh_formula{});
+    case Activation::gelu_erf: return body(formula::gelu_erf_formula{});
+    case Activation::silu: return body(formula::silu_formula{});
+    case Activation::relu: return body(formula::relu_formula{});
+    default: return body(formula::identity_formula{});
+  }
+}
 template <class V>
 ROOTS_PORTABLE V activate(Activation activation, V x) {
-  switch (activation) {
-    case Activation::gelu_tanh: return formula::gelu_tanh_formula::forward(x);
-    case Activation::gelu_erf: return formula::gelu_erf_formula::forward(x);
-    case Activation::silu: return formula::silu_formula::forward(x);
-    case Activation::relu: return formula::relu_formula::forward(x);
-    default: return x;
-  }
+  return with_activation(activation, [&](auto f) { return decltype(f)::forward(x); });
+}
+template <class V>
+ROOTS_PORTABLE V activation_slope(Activation activation, V x) {
+  return with_activation(activation, [&](auto f) { return decltype(f)::derivative(x); });
 }
 
 // a (…, M, K), b (…, K, N), out (…, M, N) with the same leading axes.
@@ -38,9 +47,9 @@ inline Status check_product(const Tensor& a, const Tensor& b, const Tensor& out)
   return nullptr;
 }
 
-// x (M, K), weight (N, K), bias (N), out and pre (M, N).
+// x (M, K), weight (N, K), bias (N), out and slope (M, N).
 inline Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
-                           const Tensor& pre, int64_t activation) {
+                           const Tensor& slope, int64_t activation) {
   CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
   CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
   CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
@@ -48,8 +57,8 @@ inline Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& 
   CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
                        bias.shape[0] == weight.shape[0]),
         "bias must be contiguous, one per output");
-  CHECK(!pre.data || (pre.dtype == out.dtype && same_shape(pre, out) && is_contiguous(pre)),
-        "pre must be like out");
+  CHECK(!slope.data || (slope.dtype == out.dtype && same_shape(slope, out) && is_contiguous(slope)),
+        "slope must be like out");
   CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
   return nullptr;
 }

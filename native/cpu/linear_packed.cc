@@ -128,7 +128,7 @@ Status one_row(const Context& context, const typename P::Packed* x, int64_t dept
     const int64_t p0 = chunk * per_chunk, p1 = p0 + per_chunk < count ? p0 + per_chunk : count;
     one_row<P>(x, depth, panels, p0, p1, outputs, c);
     const int64_t j0 = p0 * kKeptColumns, j1 = p1 * kKeptColumns < outputs ? p1 * kKeptColumns : outputs;
-    if (!epilogue.empty()) epilogue.apply(c + j0, j0, j0, j1 - j0);
+    if (!epilogue.empty()) epilogue.apply(c + j0, 0, j0, j0, 1, j1 - j0);
   });
   return nullptr;
 }

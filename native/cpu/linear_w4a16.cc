@@ -323,7 +323,7 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
     const auto store = [&](int64_t row, int64_t j, Vec<float> total) {
       if (row >= M || j >= N) return;
       const int64_t m = N - j < W ? N - j : W;
-      epilogue.finish(total, 0, j, m).store_partial(out + row * N + j, m);
+      epilogue.finish(total, j, m).store_partial(out + row * N + j, m);
     };
     int64_t p = p0;
 #if defined(ROOTS_WIDE_ROW)

@@ -127,7 +127,7 @@ Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scal
         widen_dot(data<float>(x) + i * K, K, weights + p * shape.panel_bytes(), dots);
         float* y = data<float>(out) + i * N + j0;
         for (int64_t c = 0; c < columns; ++c) y[c] = dots[c] * data<float>(scale)[j0 + c];
-        if (!epilogue.empty()) epilogue.apply(y, 0, j0, columns);
+        if (!epilogue.empty()) epilogue.apply(y, 0, 0, j0, 1, columns);
       }
     }
   });

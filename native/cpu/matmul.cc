@@ -22,12 +22,12 @@ Status matmul_typed(const Context& context, const Tensor& a, const Tensor& b, co
 
 template <class T>
 Status linear_typed(const Context& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                    const Tensor& out, const Tensor& pre, Activation activation) {
+                    const Tensor& out, const Tensor& slope, Activation activation) {
   const Matrix<T> a{data<T>(x), x.strides[0], x.strides[1]};
   const Matrix<T> b{data<T>(weight), weight.strides[1], weight.strides[0]};  // (K, N) view of (N, K)
   Epilogue<T> epilogue;
   epilogue.bias = static_cast<const T*>(bias.data);
-  epilogue.pre = static_cast<T*>(pre.data);
+  epilogue.slope = static_cast<T*>(slope.data);
   epilogue.activation = activation;
   return gemm<T, false>(context, x.shape[0], weight.shape[0], x.shape[1], a, b, data<T>(out), weight.shape[0],
                         epilogue);
@@ -45,13 +45,13 @@ Status matmul(const Context& context, Tensor a, Tensor b, Tensor out, int64_t ac
 }
 
 Status linear(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-              OptionalTensor pre, int64_t activation) {
-  if (Status status = check_linear(x, weight, bias, out, pre, activation)) return status;
+              OptionalTensor slope, int64_t activation) {
+  if (Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
   CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
   if (x.dtype == DType::f32)
-    return linear_typed<float>(context, x, weight, bias, out, pre, static_cast<Activation>(activation));
+    return linear_typed<float>(context, x, weight, bias, out, slope, static_cast<Activation>(activation));
   if (x.dtype == DType::f64)
-    return linear_typed<double>(context, x, weight, bias, out, pre, static_cast<Activation>(activation));
+    return linear_typed<double>(context, x, weight, bias, out, slope, static_cast<Activation>(activation));
   return "needs float32 or float64";
 }
 
@@ -62,9 +62,9 @@ Status matmul_tf32(const Context& context, Tensor a, Tensor b, Tensor out, int64
 }
 
 Status linear_tf32(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                   OptionalTensor pre, int64_t activation) {
+                   OptionalTensor slope, int64_t activation) {
   CHECK(out.dtype == DType::f32, "needs float32");
-  return ROOTS_ISA::linear(context, x, weight, bias, out, pre, activation);
+  return ROOTS_ISA::linear(context, x, weight, bias, out, slope, activation);
 }
 
 }  // namespace ROOTS_ISA

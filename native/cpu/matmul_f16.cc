@@ -51,12 +51,12 @@ Status matmul_f16(const Context& context, Tensor a, Tensor b, Tensor out, int64_
 }
 
 Status linear_f16(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                  OptionalTensor pre, int64_t activation) {
+                  OptionalTensor slope, int64_t activation) {
   CHECK(out.dtype == DType::f32 && x.rank == 2 && weight.rank == 2, "needs matrices, float32 out");
   Tensor wide_x, wide_weight;
   if (const Status status = rounded(context, x, 4, &wide_x)) return status;
   if (const Status status = rounded(context, weight, 5, &wide_weight)) return status;
-  return ROOTS_ISA::linear(context, wide_x, wide_weight, bias, out, pre, activation);
+  return ROOTS_ISA::linear(context, wide_x, wide_weight, bias, out, slope, activation);
 }
 
 }  // namespace ROOTS_ISA

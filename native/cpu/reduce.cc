@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kBlock = 32768;  // elements of one partial result along a row
 constexpr int64_t kRowBlock = 64;  // rows added before a partial sum joins the total
-constexpr int64_t kColumns = 512;  // columns per chunk when reducing across rows
+constexpr int64_t kColumns = 512;  // columns per chunk at most when reducing across rows
 
 struct Sum {
   template <class T>
@@ -153,35 +153,79 @@ Status along_rows(const Context& context, const Tensor& x, const Tensor& out, in
   return nullptr;
 }
 
-// The last kept axis is dense: add whole rows.
+// `rows` rows from the r0-th on, of `columns` neighbouring columns, several vectors of them at a time.
+template <class T, class Op, class RowAt>
+ROOTS_INLINE void add_rows(const RowAt& row_at, int64_t r0, int64_t rows, int64_t columns, T* out) {
+  using V = Vec<T>;
+  constexpr int64_t kWidth = V::kWidth;
+  constexpr int kVectors = 4;
+  int64_t c = 0;
+  for (; c + kVectors * kWidth <= columns; c += kVectors * kWidth) {
+    V acc[kVectors];
+    unrolled<kVectors>([&](auto k) { acc[k] = V(Op::template identity<T>()); });
+    for (int64_t r = r0; r < r0 + rows; ++r) {
+      const T* p = row_at(r) + c;
+      unrolled<kVectors>([&](auto k) { acc[k] = Op::combine(acc[k], V::load(p + k * kWidth)); });
+    }
+    unrolled<kVectors>([&](auto k) { acc[k].store(out + c + k * kWidth); });
+  }
+  for (; c < columns; c += kWidth) {
+    const int64_t m = columns - c < kWidth ? columns - c : kWidth;
+    V acc(Op::template identity<T>());
+    for (int64_t r = r0; r < r0 + rows; ++r) acc = Op::combine(acc, V::load_partial(row_at(r) + c, m));
+    acc.store_partial(out + c, m);
+  }
+}
+
+// The last kept axis is dense: add whole rows, a block of them at a time, and the sums of the blocks in
+// order.
 template <class T, class Op>
 Status across_rows(const Context& context, const Tensor& x, const Tensor& out, int64_t outputs,
                    int64_t reduced) {
   using V = Vec<T>;
   constexpr int64_t kWidth = V::kWidth;
   const int32_t kept = out.rank;
-  const int64_t columns = out.shape[kept - 1], pieces = (columns + kColumns - 1) / kColumns;
-  const int64_t groups = columns > 0 ? outputs / columns : 0;
+  const int64_t columns = out.shape[kept - 1], groups = columns > 0 ? outputs / columns : 0;
+  const int64_t blocks = reduced > 0 ? (reduced + kRowBlock - 1) / kRowBlock : 1;
   const bool dense = x.rank == kept + 1;
   const int64_t row_stride = x.strides[x.rank - 1];
-  context.parallel_for(groups * pieces, [&](int64_t chunk) {
-    const int64_t group = chunk / pieces, first = (chunk % pieces) * kColumns;
-    const int64_t last = first + kColumns < columns ? first + kColumns : columns;
-    const T* base = data<T>(x) + offset_of(x, 0, kept, group * columns);
-    T* o = data<T>(out) + group * columns;
-    for (int64_t c = first; c < last; c += kWidth) {
-      const int64_t m = last - c < kWidth ? last - c : kWidth;
+  T* o = data<T>(out);
+  T* parts = o;
+  if (blocks > 1)
+    parts = static_cast<T*>(
+        context.workspace(context.host, 0, static_cast<size_t>(blocks * outputs) * sizeof(T)));
+  CHECK(parts != nullptr, "out of memory");
+  // a chunk: some blocks of some columns
+  const int64_t pieces = (columns + kColumns - 1) / kColumns, width = columns < kColumns ? columns : kColumns;
+  const int64_t per_chunk = kBlock / (kRowBlock * (width > 0 ? width : 1)) + 1;
+  const int64_t all = groups * blocks;
+  context.parallel_for(pieces * ((all + per_chunk - 1) / per_chunk), [&](int64_t chunk) {
+    const int64_t c = (chunk % pieces) * kColumns, begin = chunk / pieces * per_chunk;
+    const int64_t end = begin + per_chunk < all ? begin + per_chunk : all;
+    const int64_t n = columns - c < kColumns ? columns - c : kColumns;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t r0 = i % blocks * kRowBlock;
+      const T* base = data<T>(x) + offset_of(x, 0, kept, i / blocks * columns) + c;
+      const auto row_at = [&](int64_t r) {
+        return base + (dense ? r * row_stride : offset_of(x, kept, x.rank, r));
+      };
+      add_rows<T, Op>(row_at, r0, reduced - r0 < kRowBlock ? reduced - r0 : kRowBlock, n,
+                      parts + i * columns + c);
+    }
+  });
+  if (blocks == 1) return nullptr;
+  const int64_t least = kBlock / blocks + 1;  // columns of a chunk
+  context.parallel_for((outputs + least - 1) / least, [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * least < outputs ? (chunk + 1) * least : outputs;
+    for (int64_t at = chunk * least; at < end;) {
+      const int64_t group = at / columns, c = at % columns;
+      int64_t m = columns - c < end - at ? columns - c : end - at;
+      m = m < kWidth ? m : kWidth;
       V total(Op::template identity<T>());
-      for (int64_t r0 = 0; r0 < reduced; r0 += kRowBlock) {
-        const int64_t r1 = r0 + kRowBlock < reduced ? r0 + kRowBlock : reduced;
-        V acc(Op::template identity<T>());
-        for (int64_t r = r0; r < r1; ++r) {
-          const T* p = base + (dense ? r * row_stride : offset_of(x, kept, x.rank, r)) + c;
-          acc = Op::combine(acc, m == kWidth ? V::load(p) : V::load_partial(p, m));
-        }
-        total = Op::combine(total, acc);
-      }
-      total.store_partial(o + c, m);
+      for (int64_t b = 0; b < blocks; ++b)
+        total = Op::combine(total, V::load_partial(parts + (group * blocks + b) * columns + c, m));
+      total.store_partial(o + at, m);
+      at += m;
     }
   });
   return nullptr;

@@ -32,13 +32,13 @@ Status matmul(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumulate
   });
 }
 
-Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out, OptionalTensor pre,
+Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out, OptionalTensor slope,
               int64_t activation) {
-  if (const Status status = check_linear(x, weight, bias, out, pre, activation)) return status;
+  if (const Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
   CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
   return dispatch_float(x.dtype, [&](auto t) {
     using T = decltype(t);
-    const auto epilogue = linear_epilogue<T>(bias, out, pre, activation);
+    const auto epilogue = linear_epilogue<T>(bias, out, slope, activation);
     return product<T>(x.shape[0], weight.shape[0], x.shape[1], {data<T>(x), x.strides[0], x.strides[1]},
                       {data<T>(weight), weight.strides[0], weight.strides[1]}, Batches(), epilogue);
   });

@@ -10,8 +10,8 @@ Status matmul_bf16(const Context&, Tensor a, Tensor b, Tensor out, int64_t accum
 }
 
 Status linear_bf16(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                   OptionalTensor pre, int64_t activation) {
-  return linear_half<Bf16Product>(DType::bf16, x, weight, bias, out, pre, activation);
+                   OptionalTensor slope, int64_t activation) {
+  return linear_half<Bf16Product>(DType::bf16, x, weight, bias, out, slope, activation);
 }
 
 }  // namespace cuda

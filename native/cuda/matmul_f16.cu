@@ -10,8 +10,8 @@ Status matmul_f16(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumu
 }
 
 Status linear_f16(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                   OptionalTensor pre, int64_t activation) {
-  return linear_half<F16Product>(DType::f16, x, weight, bias, out, pre, activation);
+                   OptionalTensor slope, int64_t activation) {
+  return linear_half<F16Product>(DType::f16, x, weight, bias, out, slope, activation);
 }
 
 }  // namespace cuda

@@ -230,8 +230,7 @@ ROOTS_INLINE Status few_rows_bf16(const Context& context, int64_t M, int64_t N, 
   context.parallel_for(ceil_div(N, columns), [&](int64_t chunk) {
     const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;
     dots<HalfDots>(rows, K, static_cast<const uint16_t*>(b.data), b.column_stride, M, K, j0, j1, c, ldc);
-    if (!epilogue.empty())
-      for (int64_t i = 0; i < M; ++i) epilogue.apply(c + i * ldc + j0, i * ldc + j0, j0, j1 - j0);
+    if (!epilogue.empty()) epilogue.apply(c + j0, ldc, j0, j0, M, j1 - j0);
   });
   return nullptr;
 }

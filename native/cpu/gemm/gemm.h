@@ -17,37 +17,58 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
-// What happens to a finished piece of C: y = activation(c + bias); pre, if given, receives c + bias.
+// What happens to a finished piece of C: y = activation(c + bias); slope, if given, receives activation'(c +
+// bias), which the backward pass multiplies by.
 template <class T>
 struct Epilogue {
   const T* bias = nullptr;  // (N)
-  T* pre = nullptr;         // like C
+  T* slope = nullptr;       // like C
   Activation activation = Activation::none;
   bool accumulate = false;  // C += A B
 
-  ROOTS_INLINE bool empty() const { return !bias && !pre && activation == Activation::none; }
+  ROOTS_INLINE bool empty() const { return !bias && !slope && activation == Activation::none; }
 
-  // for the columns of C from `column` on, when there is no pre
+  // for the columns of C from `column` on, when there is no slope
   ROOTS_INLINE Epilogue from(int64_t column) const {
     Epilogue part = *this;
     if (bias) part.bias += column;
     return part;
   }
 
-  // m finished sums from `column` on; pre_offset is their offset in the whole matrix
-  ROOTS_INLINE Vec<T> finish(Vec<T> x, int64_t pre_offset, int64_t column, int64_t m) const {
+  // m finished sums from `column` on, when there is no slope
+  ROOTS_INLINE Vec<T> finish(Vec<T> x, int64_t column, int64_t m) const {
     if (bias) x = x + Vec<T>::load_partial(bias + column, m);
-    if (pre) x.store_partial(pre + pre_offset, m);
     return activate(activation, x);
   }
 
-  // columns [column, column + n) of one row of C; pre_offset is the offset of c in the whole matrix
-  ROOTS_INLINE void apply(T* c, int64_t pre_offset, int64_t column, int64_t n) const {
+  // columns [column, column + n) of rows of C, ldc apart; `at` is the offset of c in the whole matrix
+  void apply(T* c, int64_t ldc, int64_t at, int64_t column, int64_t rows, int64_t n) const {
+    with_activation(activation, [&](auto f) {
+      using F = decltype(f);
+      slope ? apply_with<F, true>(c, ldc, at, column, rows, n)
+            : apply_with<F, false>(c, ldc, at, column, rows, n);
+    });
+  }
+
+ private:
+  template <class F, bool Slope>
+  ROOTS_INLINE void apply_with(T* c, int64_t ldc, int64_t at, int64_t column, int64_t rows, int64_t n) const {
     using V = Vec<T>;
     for (int64_t j = 0; j < n; j += V::kWidth) {
       const int64_t m = n - j < V::kWidth ? n - j : V::kWidth;
-      finish(V::load_partial(c + j, m), pre_offset + j, column + j, m).store_partial(c + j, m);
+      const V b = bias ? V::load_partial(bias + column + j, m) : V();
+      if (m == V::kWidth) {
+        for (int64_t r = 0; r < rows; ++r) one<F, Slope>(c + r * ldc + j, at + r * ldc + j, b, V::kWidth);
+      } else {
+        for (int64_t r = 0; r < rows; ++r) one<F, Slope>(c + r * ldc + j, at + r * ldc + j, b, m);
+      }
     }
+  }
+  template <class F, bool Slope>
+  ROOTS_INLINE void one(T* c, int64_t at, Vec<T> b, int64_t m) const {
+    const Vec<T> x = Vec<T>::load_partial(c, m) + b;
+    if constexpr (Slope) F::derivative(x).store_partial(slope + at, m);
+    F::forward(x).store_partial(c, m);
   }
 };
 
@@ -136,16 +157,25 @@ struct PlainPanels {
 // place), or each along k (a matrix in place).
 enum class ARows { side_by_side, along_k };
 
-// One tile of C: Rows x kTileColumns, depth in packed elements. first: C = A B, otherwise C += A B. lda is
-// the distance of neighbouring k (side_by_side) or rows (along_k); ldb that of neighbouring k.
+// One tile of C: Rows x kTileColumns, depth in packed elements. first: C = A B, with `bias` where there is
+// one; otherwise C += A B. lda is the distance of neighbouring k (side_by_side) or rows (along_k); ldb that
+// of neighbouring k.
 template <class P, ARows Layout, int Rows>
 ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, int64_t lda,
                        const typename P::Packed* __restrict b, int64_t ldb, typename P::Value* __restrict c,
-                       int64_t ldc, int64_t columns, bool first) {
+                       int64_t ldc, int64_t columns, bool first, const typename P::Value* bias) {
   using V = Vec<typename P::Value>;
   using Packed = typename P::Packed;
   constexpr int W = V::kWidth;
-  V acc[Rows * kTileVectors] = {};
+  // the sums start at the bias
+  V start[kTileVectors], acc[Rows * kTileVectors];
+  unrolled<kTileVectors>([&](auto j) ROOTS_INLINED {
+    const int64_t left = columns - j * W;
+    start[j] = bias && left > 0 ? V::load_partial(bias + j * W, left < W ? left : W) : V();
+  });
+  unrolled<Rows>([&](auto i) ROOTS_INLINED {
+    unrolled<kTileVectors>([&](auto j) ROOTS_INLINED { acc[i * kTileVectors + j] = start[j]; });
+  });
   // C is asked for before it is needed
   unrolled<Rows>([&](auto i) ROOTS_INLINED {
     __builtin_prefetch(c + i * ldc, 1);
@@ -192,19 +222,20 @@ ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, in
 
 template <class P, ARows Layout, int Rows>
 void tile_rows(int64_t depth, const typename P::Packed* a, int64_t lda, const typename P::Packed* b,
-               int64_t ldb, typename P::Value* c, int64_t ldc, int64_t columns, bool first) {
-  tile<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first);
+               int64_t ldb, typename P::Value* c, int64_t ldc, int64_t columns, bool first,
+               const typename P::Value* bias) {
+  tile<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first, bias);
 }
 
 template <class P, ARows Layout, int Rows = kTileRows>
 ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::Packed* a, int64_t lda,
                                 const typename P::Packed* b, int64_t ldb, typename P::Value* c, int64_t ldc,
-                                int64_t columns, bool first) {
+                                int64_t columns, bool first, const typename P::Value* bias) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
-      return tile_dispatch<P, Layout, Rows - 1>(rows, depth, a, lda, b, ldb, c, ldc, columns, first);
+      return tile_dispatch<P, Layout, Rows - 1>(rows, depth, a, lda, b, ldb, c, ldc, columns, first, bias);
   }
-  tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first);
+  tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first, bias);
 }
 
 // Columns of a panel of a weight that is kept packed (linear_packed.cc), whatever the instruction set.
@@ -429,34 +460,43 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   };
   // equal pieces of at most kMaxDepth, whole groups
   const int64_t k_blocks = ceil_div(K, kMaxDepth), k_step = ceil_div(ceil_div(K, k_blocks), kGroup) * kGroup;
-  const int64_t max_depth = k_step / kGroup;
   const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kTileRows);
   const int64_t n_tiles = ceil_div(N < kBlockN ? N : kBlockN, kColumns);
   InPlace<Packed> a_place, b_place;
   if constexpr (PackA::kInPlace) a_place = pack_a.in_place(N);
   if constexpr (PackB::kInPlace) b_place = pack_b.in_place(M, N, K);
   const int64_t a_panels = a_place.data ? 0 : m_tiles, b_panels = b_place.data ? 1 : n_tiles;
+  // All blocks of K are packed, and then multiplied, at once where they stay in L3: each time all threads
+  // wait for the slowest.
+  const int64_t panel_step = k_step / kGroup, a_block = a_panels * kTileRows * panel_step,
+                b_block = b_panels * kColumns * panel_step;
+  int64_t at_once = kPackedBytes / (static_cast<int64_t>(sizeof(Packed)) * (a_block + b_block) + 1);
+  at_once = at_once < 1 ? 1 : at_once < k_blocks ? at_once : k_blocks;
   auto* a_pack = static_cast<Packed*>(
-      buffer(context.host, 0, static_cast<size_t>(a_panels * kTileRows * max_depth + 1) * sizeof(Packed)));
-  auto* b_pack = static_cast<Packed*>(
-      buffer(context.host, 1, static_cast<size_t>(b_panels * kColumns * max_depth) * sizeof(Packed)));
+      buffer(context.host, 0, static_cast<size_t>(a_block * at_once + 1) * sizeof(Packed)));
+  auto* b_pack =
+      static_cast<Packed*>(buffer(context.host, 1, static_cast<size_t>(b_block * at_once) * sizeof(Packed)));
   CHECK(a_pack && b_pack, "out of memory");
 
   const int64_t lda = a_place.data ? a_place.ld : kTileRows;
+  // tiles begin with the bias, unless they add to what is there
+  const typename P::Value* starts = epilogue.accumulate ? nullptr : epilogue.bias;
+  auto rest = epilogue;
+  if (starts) rest.bias = nullptr;
   auto multiply = [&](int64_t rows, int64_t depth, const Packed* a, const Packed* b, int64_t ldb,
-                      typename P::Value* to, int64_t columns, bool first) {
+                      typename P::Value* to, int64_t columns, bool first, const typename P::Value* bias) {
     if constexpr (PackA::kInPlace) {
       if (a_place.layout == ARows::along_k)
-        return tile_dispatch<P, ARows::along_k>(rows, depth, a, lda, b, ldb, to, ldc, columns, first);
+        return tile_dispatch<P, ARows::along_k>(rows, depth, a, lda, b, ldb, to, ldc, columns, first, bias);
     }
-    tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, first);
+    tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, first, bias);
   };
 
   for (int64_t jc = 0; jc < N; jc += kBlockN) {
     const int64_t nc = N - jc < kBlockN ? N - jc : kBlockN, n_panels = ceil_div(nc, kColumns);
-    for (int64_t kc = 0; kc < K; kc += k_step) {
-      const int64_t depth = K - kc < k_step ? K - kc : k_step, groups = ceil_div(depth, kGroup);
-      const bool first = kc == 0 && !epilogue.accumulate, last = kc + depth == K;
+    for (int64_t k0 = 0; k0 < K; k0 += k_step * at_once) {
+      const int64_t k_end = k0 + k_step * at_once < K ? k0 + k_step * at_once : K;
+      const int64_t blocks = ceil_div(k_end - k0, k_step);
       for (int64_t ic = 0; ic < M; ic += kBlockM) {
         const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kTileRows);
         // tiles of equal height: a small rest would take as long as a whole tile
@@ -470,26 +510,29 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         const int64_t group = 4;  // panels per chunk
         const int64_t a_chunks = a_place.data ? 0 : ceil_div(m_panels, group),
                       b_chunks = ceil_div(b_end - b_first, group);
-        run(a_chunks + b_chunks, [&](int64_t chunk) {
+        run((a_chunks + b_chunks) * blocks, [&](int64_t part) {
+          const int64_t block = part / (a_chunks + b_chunks), chunk = part % (a_chunks + b_chunks);
+          const int64_t kc = k0 + block * k_step, depth = k_end - kc < k_step ? k_end - kc : k_step,
+                        groups = ceil_div(depth, kGroup);
           for (int64_t g = 0; g < group; ++g) {
             if (chunk < a_chunks) {
               const int64_t p = chunk * group + g, i0 = p * height;
               if (i0 >= mc) break;
               pack_a(ic + i0, mc - i0 < height ? mc - i0 : height, kc, depth,
-                     a_pack + p * kTileRows * groups);
+                     a_pack + block * a_block + p * kTileRows * groups);
             } else {
               const int64_t p = b_first + (chunk - a_chunks) * group + g, j0 = p * kColumns;
               if (p >= b_end) break;
               pack_b(jc + j0, nc - j0 < kColumns ? nc - j0 : kColumns, kc, depth,
-                     b_pack + (p - b_first) * kColumns * groups);
+                     b_pack + block * b_block + (p - b_first) * kColumns * groups);
             }
           }
         });
-        // Multiply. Sixteen chunks and more where each is still worth waking a thread for: with fewer, one
+        // Multiply. Thirty-two chunks and more where each is still worth waking a thread for: with fewer, one
         // thread waits for the other's last chunk.
-        const int64_t tile_flops = int64_t{2} * kTileRows * kColumns * depth;
+        const int64_t tile_flops = int64_t{2} * kTileRows * kColumns * (k_end - k0);
         const int64_t least = ceil_div(kLeastChunkFlops, tile_flops);
-        int64_t tiles = ceil_div(m_panels * n_panels, 16);
+        int64_t tiles = ceil_div(m_panels * n_panels, 32);
         tiles = tiles < least ? least : tiles;
         tiles = tiles < kChunkRowTiles * kChunkColumnTiles ? tiles : kChunkRowTiles * kChunkColumnTiles;
         int64_t row_group = tiles / (n_panels < kChunkColumnTiles ? n_panels : kChunkColumnTiles);
@@ -503,27 +546,32 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           const int64_t p0 = (chunk % row_chunks) * row_group, q0 = (chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
           const int64_t q1 = q0 + columns_per_chunk < n_panels ? q0 + columns_per_chunk : n_panels;
-          const auto one = [&](int64_t p, int64_t q) {
-            const int64_t i0 = p * height, rows = mc - i0 < height ? mc - i0 : height;
-            if (rows <= 0) return;
-            const Packed* a = a_place.data ? a_place.at(ic + i0, kc) : a_pack + p * kTileRows * groups;
-            const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
-            const int64_t at = (ic + i0) * ldc + jc + j0;
-            const Packed* b =
-                q < b_first ? b_place.at(kc / kGroup, jc + j0) : b_pack + (q - b_first) * kColumns * groups;
-            const int64_t ldb = q < b_first ? b_place.ld : kColumns;
-            multiply(rows, groups, a, b, ldb, c + at, columns, first);
-            if (last && !epilogue.empty())
-              for (int64_t r = 0; r < rows; ++r)
-                epilogue.apply(c + at + r * ldc, at + r * ldc, jc + j0, columns);
-          };
-          // the panel of the outer loop stays in L1 while the others of the chunk stream from L2
-          if constexpr (kColumnsStay) {
-            for (int64_t q = q0; q < q1; ++q)
-              for (int64_t p = p0; p < p1; ++p) one(p, q);
-          } else {
-            for (int64_t p = p0; p < p1; ++p)
-              for (int64_t q = q0; q < q1; ++q) one(p, q);
+          for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t kc = k0 + block * k_step, depth = k_end - kc < k_step ? k_end - kc : k_step,
+                          groups = ceil_div(depth, kGroup);
+            const bool first = kc == 0 && !epilogue.accumulate, last = kc + depth == K;
+            const Packed *a_panel = a_pack + block * a_block, *b_panel = b_pack + block * b_block;
+            const auto one = [&](int64_t p, int64_t q) {
+              const int64_t i0 = p * height, rows = mc - i0 < height ? mc - i0 : height;
+              if (rows <= 0) return;
+              const Packed* a = a_place.data ? a_place.at(ic + i0, kc) : a_panel + p * kTileRows * groups;
+              const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
+              const int64_t at = (ic + i0) * ldc + jc + j0;
+              const Packed* b = q < b_first ? b_place.at(kc / kGroup, jc + j0)
+                                            : b_panel + (q - b_first) * kColumns * groups;
+              const int64_t ldb = q < b_first ? b_place.ld : kColumns;
+              multiply(rows, groups, a, b, ldb, c + at, columns, first,
+                       starts && first ? starts + jc + j0 : nullptr);
+              if (last && !rest.empty()) rest.apply(c + at, ldc, at, jc + j0, rows, columns);
+            };
+            // the panel of the outer loop stays in L1 while the others of the chunk stream from L2
+            if constexpr (kColumnsStay) {
+              for (int64_t q = q0; q < q1; ++q)
+                for (int64_t p = p0; p < p1; ++p) one(p, q);
+            } else {
+              for (int64_t p = p0; p < p1; ++p)
+                for (int64_t q = q0; q < q1; ++q) one(p, q);
+            }
           }
         });
       }
@@ -540,8 +588,8 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
     for (int64_t i = 0; i < M; ++i) {
       if (!epilogue.accumulate)
         for (int64_t j = 0; j < N; ++j) c[i * ldc + j] = T(0);
-      if (!epilogue.empty()) epilogue.apply(c + i * ldc, i * ldc, 0, N);
     }
+    if (!epilogue.empty()) epilogue.apply(c, ldc, 0, 0, M, N);
     return nullptr;
   }
   if (M <= (dense_along_k(a, b) ? kDotRows : kSkinnyRows) && !epilogue.accumulate) {
@@ -551,8 +599,7 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
     auto body = [&](int64_t chunk) {
       const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;
       skinny(a, b, M, K, j0, j1, c, ldc);
-      if (!epilogue.empty())
-        for (int64_t i = 0; i < M; ++i) epilogue.apply(c + i * ldc + j0, i * ldc + j0, j0, j1 - j0);
+      if (!epilogue.empty()) epilogue.apply(c + j0, ldc, j0, j0, M, j1 - j0);
     };
     if constexpr (Serial) {
       for (int64_t i = 0; i < chunks; ++i) body(i);

@@ -151,7 +151,7 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
                       const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
                       const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
                       const V product = sum * (row * V::load_partial(s + c, m));
-                      epilogue.finish(product, 0, j + c, m).store_partial(y + c, m);
+                      epilogue.finish(product, j + c, m).store_partial(y + c, m);
                     }
                   });
 }

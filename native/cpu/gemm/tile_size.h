@@ -36,6 +36,8 @@ constexpr bool kColumnsStay = true;
 constexpr int64_t kBlockM = 2016;
 // Columns of B packed at once: 384 x 4096 x 4 = 6 MiB of float, inside L3 together with A.
 constexpr int64_t kBlockN = 4096;
+// Panels of A and B that are packed before the first is multiplied, a few blocks of K where they are small.
+constexpr int64_t kPackedBytes = 4 << 20;
 // One parallel chunk: at most so many row tiles x column tiles of C, whose panels of A and B are half of L2,
 #if defined(__AVX512F__)
 constexpr int64_t kChunkRowTiles = 8, kChunkColumnTiles = 8;

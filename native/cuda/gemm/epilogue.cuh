@@ -19,7 +19,7 @@ ROOTS_DEVICE_CALL T activated(Activation activation, T x) {
 template <class T>
 struct Epilogue {
   T* out = nullptr;
-  T* pre = nullptr;
+  T* slope = nullptr;  // receives the derivative of the activation, which the backward pass multiplies by
   const T* bias = nullptr;
   const T* row_scale = nullptr;
   const T* column_scale = nullptr;
@@ -32,7 +32,7 @@ struct Epilogue {
     if (column_scale)
       value = value * (row_scale ? row_scale[row] * column_scale[column] : column_scale[column]);
     if (bias) value = value + bias[column];
-    if (pre) pre[at] = value;
+    if (slope) slope[at] = activation_slope(activation, Number<T>(value)).v;
     if (activation != Activation::none) value = activated(activation, value);
     out[at] = accumulate ? out[at] + value : value;
   }
@@ -47,10 +47,10 @@ Epilogue<T> product_epilogue(const Tensor& out, int64_t accumulate) {
   return epilogue;
 }
 template <class T>
-Epilogue<T> linear_epilogue(const Tensor& bias, const Tensor& out, const Tensor& pre, int64_t activation) {
+Epilogue<T> linear_epilogue(const Tensor& bias, const Tensor& out, const Tensor& slope, int64_t activation) {
   Epilogue<T> epilogue;
   epilogue.out = data<T>(out);
-  epilogue.pre = data<T>(pre);
+  epilogue.slope = data<T>(slope);
   epilogue.bias = data<T>(bias);
   epilogue.activation = static_cast<Activation>(activation);
   return epilogue;
