@@ -1,11 +1,13 @@
 // Runs the code blocks of README.md and docs/*.md: every ```ts block as a program, every ```sh block as a script. Blocks
 // that the surrounding text marks with <!-- not run --> are only type-checked (ts) or left out (sh).
 // In the blocks, './model' is a small checkpoint that this script makes first.
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import {
+  cpSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
   mkdirSync,
@@ -49,13 +51,31 @@ writeFileSync(join(work, 'package.json'), '{"type":"module"}');
 
 let ran = 0;
 let skipped = 0;
-const files = [
-  'README.md',
-  ...readdirSync(join(root, 'docs'))
-    .filter((f) => f.endsWith('.md'))
-    .map((f) => `docs/${f}`),
-];
-for (const file of files) {
+
+function runBlock(language: string, code: string, folder: string): Promise<string | null> {
+  const path = join(folder, `block_${ran++}.${language === 'ts' ? 'mts' : 'sh'}`);
+  writeFileSync(path, code);
+  const tsx = join(root, 'node_modules/tsx/dist/esm/index.mjs');
+  const [command, args] =
+    language === 'ts' ? [process.execPath, ['--import', tsx, path]] : ['bash', ['-eu', path]];
+  const env = {
+    ...process.env,
+    PATH: `${join(folder, 'node_modules/.bin')}:${process.env['PATH']}`,
+  };
+  return new Promise((done) => {
+    execFile(
+      command,
+      args,
+      { cwd: folder, timeout: 120_000, maxBuffer: 1 << 26, env },
+      (error, stdout, stderr) => done(error ? `${error.message}\n${stdout}\n${stderr}` : null),
+    );
+  });
+}
+
+/** The blocks of one file in their order, in a folder of their own. */
+async function runFile(file: string): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'roots-docs-'));
+  cpSync(work, folder, { recursive: true, verbatimSymlinks: true });
   const text = readFileSync(join(root, file), 'utf8');
   for (const match of text.matchAll(/(<!-- not run[^>]*-->\n)?```(ts|sh)\n([\s\S]*?)```/g)) {
     const [, skip, language, code] = match as unknown as [
@@ -64,36 +84,32 @@ for (const file of files) {
       string,
       string,
     ];
-    const name = `${file}, block at character ${match.index}`;
     if (skip) {
       skipped++;
       continue;
     }
-    const path = join(work, `block_${ran}.${language === 'ts' ? 'mts' : 'sh'}`);
-    writeFileSync(path, code);
-    const run =
-      language === 'ts'
-        ? spawnSync(
-            process.execPath,
-            ['--import', join(root, 'node_modules/tsx/dist/esm/index.mjs'), path],
-            { cwd: work, encoding: 'utf8', timeout: 120_000 },
-          )
-        : spawnSync('bash', ['-eu', path], {
-            cwd: work,
-            encoding: 'utf8',
-            timeout: 120_000,
-            env: {
-              ...process.env,
-              PATH: `${join(work, 'node_modules/.bin')}:${process.env['PATH']}`,
-            },
-          });
-    if (run.status !== 0) {
-      console.error(`${name} failed:\n${code}\n${run.stdout}\n${run.stderr}`);
+    const failure = await runBlock(language, code, folder);
+    if (failure !== null) {
+      console.error(`${file}, block at character ${match.index} failed:\n${code}\n${failure}`);
       process.exit(1);
     }
-    ran++;
   }
+  rmSync(folder, { recursive: true });
 }
-execFileSync('rm', ['-rf', work]);
+
+const files = [
+  'README.md',
+  ...readdirSync(join(root, 'docs'))
+    .filter((f) => f.endsWith('.md'))
+    .map((f) => `docs/${f}`),
+];
+// two files at a time: most blocks keep one core busy
+const next = files[Symbol.iterator]();
+await Promise.all(
+  [1, 2].map(async () => {
+    for (const file of next) await runFile(file);
+  }),
+);
+rmSync(work, { recursive: true });
 if (ran < 5) throw new Error(`only ${ran} blocks found: the pattern is wrong`);
 console.log(`documentation: ${ran} blocks ran, ${skipped} marked as not run`);

@@ -15,24 +15,25 @@ namespace {
 enum class Activation : int64_t { none = 0, gelu_tanh = 1, gelu_erf = 2, silu = 3, relu = 4 };
 constexpr int64_t kNumActivations = 5;
 
-// body(formula of the activation): the one list of them
-template <class Body>
-ROOTS_PORTABLE auto with_activation(Activation activation, const Body& body) {
+// use(formula of the activation, x...): the one list of them. Arguments are passed by value: nvcc keeps what
+// a reference names on the stack.
+template <class Use, class... X>
+ROOTS_PORTABLE auto with_activation(Activation activation, Use use, X... x) {
   switch (activation) {
-    case Activation::gelu_tanh: return body(formula::gelu_tanh_formula{});
-    case Activation::gelu_erf: return body(formula::gelu_erf_formula{});
-    case Activation::silu: return body(formula::silu_formula{});
-    case Activation::relu: return body(formula::relu_formula{});
-    default: return body(formula::identity_formula{});
+    case Activation::gelu_tanh: return use(formula::gelu_tanh_formula{}, x...);
+    case Activation::gelu_erf: return use(formula::gelu_erf_formula{}, x...);
+    case Activation::silu: return use(formula::silu_formula{}, x...);
+    case Activation::relu: return use(formula::relu_formula{}, x...);
+    default: return use(formula::identity_formula{}, x...);
   }
 }
 template <class V>
 ROOTS_PORTABLE V activate(Activation activation, V x) {
-  return with_activation(activation, [&](auto f) { return decltype(f)::forward(x); });
+  return with_activation(activation, [](auto f, V value) { return decltype(f)::forward(value); }, x);
 }
 template <class V>
 ROOTS_PORTABLE V activation_slope(Activation activation, V x) {
-  return with_activation(activation, [&](auto f) { return decltype(f)::derivative(x); });
+  return with_activation(activation, [](auto f, V value) { return decltype(f)::derivative(value); }, x);
 }
 
 // a (…, M, K), b (…, K, N), out (…, M, N) with the same leading axes.

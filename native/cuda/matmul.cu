@@ -13,7 +13,7 @@ Status product(int64_t M, int64_t N, int64_t K, const simt::Operand<T>& a, const
                const Batches& batches, const Epilogue<T>& epilogue) {
   const few::Operand<few::Exact<T>> x{a.data, a.row_stride, a.column_stride},
       w{b.data, b.row_stride, b.column_stride};
-  if (batches.rank == 0 && few::fits(M, w)) return few::product(M, N, K, x, w, epilogue);
+  if (batches.rank == 0 && !epilogue.slope && few::fits(M, w)) return few::product(M, N, K, x, w, epilogue);
   return simt::gemm<T, T>(M, N, K, a, b, batches, epilogue);
 }
 

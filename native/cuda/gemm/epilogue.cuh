@@ -26,13 +26,15 @@ struct Epilogue {
   Activation activation = Activation::none;
   bool accumulate = false;
 
-  // `base`: elements of out in the batches before
+  // `base`: elements of out in the batches before. Without Slopes: for kernels that are never asked for them,
+  // whose registers the derivatives of all activations would exhaust.
+  template <bool Slopes = true>
   ROOTS_DEVICE void store(int64_t base, int64_t row, int64_t column, int64_t N, T value) const {
     const int64_t at = base + row * N + column;
     if (column_scale)
       value = value * (row_scale ? row_scale[row] * column_scale[column] : column_scale[column]);
     if (bias) value = value + bias[column];
-    if (slope) slope[at] = activation_slope(activation, Number<T>(value)).v;
+    if (Slopes && slope) slope[at] = activation_slope(activation, Number<T>(value)).v;
     if (activation != Activation::none) value = activated(activation, value);
     out[at] = accumulate ? out[at] + value : value;
   }

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
       const T total = warp_reduce<Sum>(sum[m]);
-      if (lane == 0 && m < M) epilogue.store(0, m, n, N, total);
+      if (lane == 0 && m < M) epilogue.template store<false>(0, m, n, N, total);
     }
   }
 }
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kSplitThreads)
       T total = T(0);
 #pragma unroll 4
       for (int i = 0; i < kWarps; ++i) total += partial[i][warp][lane];
-      epilogue.store(0, warp, n, N, total);
+      epilogue.template store<false>(0, warp, n, N, total);
     }
     __syncthreads();
   }

@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(256)
       const int64_t r = r0 + (along_k ? j : fast), k = k0 + (along_k ? fast : j);
       uint16_t value = 0;
       if (r < rows && k < K)
-        value =
-            static_cast<uint16_t>(sm80::element(x, r * x.row_stride + k * x.column_stride, P{}));
+        value = static_cast<uint16_t>(sm80::element(x, r * x.row_stride + k * x.column_stride, P{}));
       tile[along_k ? j : fast][along_k ? fast : j] = value;
     }
     __syncthreads();
@@ -62,8 +61,8 @@ Status prepare(const sm80::Operand& x, int64_t rows, int64_t K, int slot, sm90::
   auto* to = static_cast<uint16_t*>(workspace(slot, static_cast<size_t>(rows * pitch) * 2));
   if (!to) return kOutOfMemory;
   *ready = {to, false, pitch * 2};
-  return launch(round_kernel<P>, grid_for(ceil_div(rows, kTransposeTile) * ceil_div(pitch, kTransposeTile)), 256,
-                0, x, rows, K, pitch, to);
+  return launch(round_kernel<P>, grid_for(ceil_div(rows, kTransposeTile) * ceil_div(pitch, kTransposeTile)),
+                256, 0, x, rows, K, pitch, to);
 }
 
 template <class P>
@@ -83,8 +82,9 @@ few::Operand<E> few_operand(const sm80::Operand& x) {
 template <class Half, class W>
 Status few_rows(int64_t M, int64_t N, int64_t K, const sm80::Operand& a, const few::Operand<W>& w,
                 const Epilogue<float>& epilogue) {
-  return a.source == sm80::Source::f32 ? few::product(M, N, K, few_operand<few::Rounded<Half>>(a), w, epilogue)
-                                       : few::product(M, N, K, few_operand<few::Halved<Half>>(a), w, epilogue);
+  return a.source == sm80::Source::f32
+             ? few::product(M, N, K, few_operand<few::Rounded<Half>>(a), w, epilogue)
+             : few::product(M, N, K, few_operand<few::Halved<Half>>(a), w, epilogue);
 }
 
 template <class P>
@@ -92,9 +92,10 @@ Status product(int64_t M, int64_t N, int64_t K, const sm80::Operand& a, const sm
                const Batches& batches, const Epilogue<float>& epilogue) {
   using Half = typename P::Stored;
   const auto rounded = few_operand<few::Rounded<Half>>(b);
-  if (batches.rank == 0 && few::fits(M, rounded))
-    return b.source == sm80::Source::f32 ? few_rows<Half>(M, N, K, a, rounded, epilogue)
-                                         : few_rows<Half>(M, N, K, a, few_operand<few::Halved<Half>>(b), epilogue);
+  if (batches.rank == 0 && !epilogue.slope && few::fits(M, rounded))
+    return b.source == sm80::Source::f32
+               ? few_rows<Half>(M, N, K, a, rounded, epilogue)
+               : few_rows<Half>(M, N, K, a, few_operand<few::Halved<Half>>(b), epilogue);
   const sm80::StoreFloat finish{epilogue, M, N};
   if (batches.count == 1 && sm90::fits(M, N, K) && hopper::wanted())
     return hopper_product<P>(M, N, K, a, b, finish);
@@ -109,18 +110,18 @@ Status matmul_half(DType half, const Tensor& a, const Tensor& b, const Tensor& o
   const int64_t M = out.shape[r - 2], N = out.shape[r - 1];
   const auto epilogue = product_epilogue<float>(out, accumulate);
   return product<P>(M, N, a.shape[r - 1], operand(a, a.strides[r - 2], a.strides[r - 1]),
-                 operand(b, b.strides[r - 1], b.strides[r - 2]), Batches(a, b, out), epilogue);
+                    operand(b, b.strides[r - 1], b.strides[r - 2]), Batches(a, b, out), epilogue);
 }
 
 template <class P>
-Status linear_half(DType half, const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& out,
-                   const OptionalTensor& slope, int64_t activation) {
+Status linear_half(DType half, const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                   const Tensor& out, const OptionalTensor& slope, int64_t activation) {
   if (const Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
   if (const Status status = check_half(half, x, weight, out)) return status;
   const auto epilogue = linear_epilogue<float>(bias, out, slope, activation);
   const int64_t M = x.shape[0], N = weight.shape[0];
   return product<P>(M, N, x.shape[1], operand(x, x.strides[0], x.strides[1]),
-                 operand(weight, weight.strides[0], weight.strides[1]), Batches(), epilogue);
+                    operand(weight, weight.strides[0], weight.strides[1]), Batches(), epilogue);
 }
 
 }  // namespace
