@@ -89,6 +89,8 @@ const Selected& selected() {
     install_baseline(&s->table);
 #if defined(ROOTS_HAVE_avx2)
     if (s->level >= IsaLevel::avx2) install_avx2(&s->table);
+#endif
+#if defined(ROOTS_HAVE_avx512)
     if (s->level >= IsaLevel::avx512) install_avx512(&s->table);
     if (s->level >= IsaLevel::avx512_vnni) install_avx512_vnni(&s->table);
     // "avx512_core" caps these as well

@@ -108,9 +108,7 @@ void Stream::work() {
     for (int spins = 0; submitted_.load(std::memory_order_acquire) == index; ++spins) {
       if (stopping_.load(std::memory_order_relaxed)) return;
       pause();
-      if ((spins & 63) != 63) continue;
-      std::this_thread::yield();
-      if (std::chrono::steady_clock::now() - start < kSpinTime) continue;
+      if ((spins & 63) != 63 || std::chrono::steady_clock::now() - start < kSpinTime) continue;
       std::unique_lock lock(mutex_);
       sleeping_.store(true, std::memory_order_seq_cst);
       wake_.wait(lock,

@@ -79,11 +79,7 @@ void ThreadPool::work(int index) {
         spins = 0;
       }
       pause();
-      if ((spins & 63) == 63) {
-        // whoever else wants this core, JavaScript for one, gets it at once
-        std::this_thread::yield();
-        if (std::chrono::steady_clock::now() > deadline) break;
-      }
+      if ((spins & 63) == 63 && std::chrono::steady_clock::now() > deadline) break;
     }
     std::unique_lock lock(mutex_);
     sleeping_.fetch_add(1, std::memory_order_seq_cst);

@@ -329,6 +329,77 @@ describe('small things', () => {
   });
 });
 
+// Small integers: every sum is exact, whatever its order, so nothing is lost in a tolerance. Panels of 15000 numbers are packed in
+// several portions (gemm/tile_size.h), the last of them shorter.
+describe('products over many blocks of K are exact', () => {
+  const digits = (n: number, seed: number): Float32Array =>
+    Float32Array.from({ length: n }, (_, i) => (((i + 1) * (seed + 7919)) % 5) - 2);
+  const product = (
+    a: Float32Array,
+    b: Float32Array,
+    [m, k, n]: readonly [number, number, number],
+  ): Float32Array => {
+    const out = new Float32Array(m * n);
+    for (let i = 0; i < m; i++)
+      for (let p = 0; p < k; p++)
+        for (let j = 0; j < n; j++) out[i * n + j]! += a[i * k + p]! * b[p * n + j]!;
+    return out;
+  };
+  const kept = (x: Tensor): Tensor => x.transpose().clone().transpose();
+  it.each([
+    [37, 15000, 45],
+    [150, 700, 33],
+    [20, 257, 130],
+  ] as const)('%i x %i x %i, all layouts', async (m, k, n) => {
+    const [da, db] = [digits(m * k, 1), digits(k * n, 2)];
+    const want = product(da, db, [m, k, n]);
+    const [a, b] = [tensor(da, { shape: [m, k] }), tensor(db, { shape: [k, n] })];
+    for (const left of [a, kept(a)])
+      for (const right of [b, kept(b)]) expect(await left.matmul(right).data()).toEqual(want);
+  });
+  it.each([
+    [37, 15000, 45],
+    [64, 300, 70],
+  ] as const)('linear with bias and relu, and its gradients: %i x %i x %i', async (m, k, n) => {
+    const [dx, dw, db] = [digits(m * k, 3), digits(k * n, 4), digits(n, 5)];
+    const g = digits(m * n, 6);
+    const x = tensor(dx, { shape: [m, k] });
+    const w = tensor(dw, { shape: [k, n] });
+    const b = tensor(db);
+    x.requiresGrad = true;
+    w.requiresGrad = true;
+    b.requiresGrad = true;
+    const y = roots.linear(x, roots.transpose(w), b, { activation: 'relu' });
+    y.backward(tensor(g, { shape: [m, n] }));
+    const pre = product(dx, dw, [m, k, n]).map((v, i) => v + db[i % n]!);
+    expect(await y.data()).toEqual(pre.map((v) => Math.max(v, 0)));
+    const d = g.map((v, i) => (pre[i]! > 0 ? v : 0));
+    const flip = (v: Float32Array, rows: number, columns: number): Float32Array =>
+      v.map((_, i) => v[(i % rows) * columns + Math.floor(i / rows)]!);
+    const zero = (v: Float32Array): number[] => Array.from(v, (e) => e + 0);
+    expect(zero((await x.grad!.data()) as Float32Array)).toEqual(
+      zero(product(d, flip(dw, k, n), [m, n, k])),
+    );
+    expect(zero((await w.grad!.data()) as Float32Array)).toEqual(
+      zero(product(flip(dx, m, k), d, [k, m, n])),
+    );
+    const sums = new Float32Array(n);
+    d.forEach((v, i) => (sums[i % n]! += v));
+    expect(zero((await b.grad!.data()) as Float32Array)).toEqual(zero(sums));
+  });
+  it.each([
+    [1000, 37],
+    [65, 1030],
+    [129, 512],
+  ])('sum of %i rows of %i', async (rows, columns) => {
+    const v = digits(2 * rows * columns, 8);
+    const want = new Float32Array(2 * columns);
+    v.forEach((e, i) => (want[Math.floor(i / (rows * columns)) * columns + (i % columns)]! += e));
+    const x = tensor(v, { shape: [2, rows, columns] });
+    expect(await roots.sum(x, { dim: 1 }).data()).toEqual(want);
+  });
+});
+
 describe('int8 products', () => {
   const exact = (a: Int8Array, b: Int8Array, m: number, n: number, k: number): Int32Array => {
     const out = new Int32Array(m * n);
