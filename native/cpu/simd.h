@@ -367,8 +367,8 @@ ROOTS_INLINE T reduce_larger(Vec<T> a) {
   return reduce_lanes(a, [](Vec<T> x, Vec<T> y) { return larger(x, y); });
 }
 
-// 2^x for softmax: relative error 1e-7 (float), exactly 0 from far below (2^-200 and less) and for -infinity;
-// NaN stays NaN. Degree-5 minimax polynomial on [-1/2, 1/2].
+// 2^x for softmax, x at most a few: relative error 1e-7 (float), exactly 0 from 2^-200 down, and from 2^-125
+// down without AVX-512; NaN stays NaN. Degree-5 minimax polynomial on [-1/2, 1/2].
 ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
   using V = Vec<float>;
 #if defined(__AVX512F__)
@@ -376,8 +376,9 @@ ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
   x = V((V::Raw)_mm512_max_ps((__m512)V(-200.0f).v, (__m512)x.v));
   const V n((V::Raw)_mm512_roundscale_ps((__m512)x.v, 0));
 #else
-  x = select<float>(x < V(-200.0f), V(-200.0f), x);
-  const V magic(ExpConstants<float>::kMagic);
+  const V limit(-125.0f), magic(ExpConstants<float>::kMagic);
+  const V::Mask below = x < limit;
+  x = select<float>(below, limit, x);
   const V shifted = x + magic;
   const V n = shifted - magic;
 #endif
@@ -390,13 +391,10 @@ ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
 #if defined(__AVX512F__)
   return V((V::Raw)_mm512_scalef_ps((__m512)p.v, (__m512)n.v));
 #else
-  using Mask = V::Mask;
-  using C = ExpConstants<float>;
-  const Mask exponent = (Mask)shifted.v - (Mask)magic.v;
-  const Mask half = exponent >> 1;
-  const Mask first = (half + C::kBias) << C::kMantissa;
-  const Mask second = (exponent - half + C::kBias) << C::kMantissa;
-  return V(p.v * (V::Raw)first * (V::Raw)second);
+  // the low bits of the shifted number are n; a product, so that a NaN stays one
+  const V one(1.0f);
+  const V power((V::Raw)(((V::Mask)shifted.v << ExpConstants<float>::kMantissa) + (V::Mask)one.v));
+  return V((V::Raw)((V::Mask)(p * power).v & ~below));
 #endif
 }
 // e^x for x <= 0 or NaN, as softmax and sigmoid need it: relative error 1e-7 (1 + |x|) in float.
