@@ -294,6 +294,25 @@ describe('dropout', () => {
 });
 
 describe('small things', () => {
+  it('softmax of scores far below the largest: exact to 1e-38, then zero; a NaN stays in its row (C15)', async () => {
+    const below = [0, -1, -20, -80, -86, -95, -104, -500, -3e38, -Infinity];
+    const rows = [...below, ...below.with(3, NaN)];
+    const got = await numbers(roots.softmax(tensor(rows, { shape: [2, below.length] })));
+    const total = below.reduce((sum, x) => sum + Math.exp(x), 0);
+    below.forEach((x, i) => {
+      const want = Math.exp(x) / total;
+      expect(Math.abs(got[i]! - want)).toBeLessThanOrEqual(1e-5 * want + 3e-38);
+      if (x < -150) expect(got[i]).toBe(0);
+    });
+    expect([...got.slice(below.length)].every(Number.isNaN)).toBe(true);
+  });
+  it('gelu far from zero is the line or nothing', async () => {
+    const x = [-1e30, -200, -30, -14, 14, 30, 200, 1e30];
+    for (const approximate of ['none', 'tanh'] as const)
+      expect((await numbers(roots.gelu(tensor(x), { approximate }))).map((v) => v + 0)).toEqual(
+        Float64Array.from(x, (v) => (v < 0 ? 0 : Math.fround(v))),
+      );
+  });
   it('greaterEqual', async () => {
     expect([...(await tensor([1, 2, NaN]).greaterEqual(2).data())]).toEqual([0, 1, 0]);
     expect([...(await roots.greaterEqual(tensor([3]), tensor([3])).data())]).toEqual([1]);
@@ -333,7 +352,10 @@ describe('small things', () => {
 // several portions (gemm/tile_size.h), the last of them shorter.
 describe('products over many blocks of K are exact', () => {
   const digits = (n: number, seed: number): Float32Array =>
-    Float32Array.from({ length: n }, (_, i) => (((i + 1) * (seed + 7919)) % 5) - 2);
+    Float32Array.from(
+      { length: n },
+      (_, i) => ((Math.imul(i + seed * 1000003, 2654435761) >>> 13) % 5) - 2,
+    );
   const product = (
     a: Float32Array,
     b: Float32Array,
