@@ -63,6 +63,7 @@ void release_cached(const Napi::CallbackInfo& info) {
   environment->flush_parked();
   environment->stream.synchronize();
   for (int d = 0; d < device_count(); ++d) device(d).allocator->drop_cache();
+  environment->tell_disposed();
 }
 void reset_peak(const Napi::CallbackInfo& info) { allocator_argument(info, 0)->reset_peak(); }
 

@@ -1,7 +1,7 @@
 // Unary and binary formulas, written once. V is a vector of the compiled instruction set (or a plain number
 // on a GPU); the functions it needs (exp, log, sqrt, fma, select, abs, max, min) are found beside V by its
-// namespace (exp_below: exp for arguments that are not positive). V::Element is the element type; V::kHasErf
-// says that native_erf(V) exists.
+// namespace (exp_below: exp for arguments that are not positive; exp_wide: exp, perhaps less exact).
+// V::Element is the element type; V::kHasErf says that native_erf(V) exists.
 //
 // A new unary function: a struct here with forward(x) and derivative(x), and UNARY(name) in kernels.def.
 #pragma once
@@ -16,12 +16,10 @@ namespace roots {
 namespace formula {
 
 struct helpers {
-  // 1 / (1 + e^-x), without overflow: e^-|x| is at most 1.
+  // 1 / (1 + e^-x). Far below zero the exponential is infinite and the quotient 0, as it should be.
   ROOTS_FORMULA sigmoid(V x) {
-    const V e = exp_below(-abs(x));
     const V one(1);
-    const V large = one / (one + e);
-    return pick(x < V(0), e * large, large, x);
+    return one / (one + exp_wide(-x));
   }
 
   // tanh x = 1 - 2 / (e^2x + 1); near 0, where that cancels, the odd Taylor polynomial.

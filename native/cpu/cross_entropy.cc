@@ -10,6 +10,8 @@ namespace ROOTS_ISA {
 namespace {
 
 constexpr int64_t kStreamedBytes = int64_t{64} << 20;
+// Elements of such a row that are asked for ahead.
+constexpr int64_t kAhead = 1024;
 
 ROOTS_INLINE int64_t target_at(const Tensor& targets, int64_t r) {
   return targets.dtype == DType::i32 ? data<int32_t>(targets)[r] : data<int64_t>(targets)[r];
@@ -22,8 +24,7 @@ Status forward(const Context& context, const Tensor& logits, const Tensor& targe
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* x = data<T>(logits) + r * width;
-      const T shift = finite_shift(row_max(x, width));
-      const T l = shift + log_scalar(row_sum_exp(x, width, shift));
+      const T l = row_log_sum_exp(x, width);
       lse[r] = l;
       const int64_t target = target_at(targets, r);
       if (target == ignore_index) {
@@ -80,7 +81,10 @@ Status backward(const Context& context, const T* dloss, const Tensor& logits, co
             (-reinterpret_cast<intptr_t>(d) & (kVectorBytes - 1)) / static_cast<int64_t>(sizeof(T));
         int64_t i = to_line < width ? to_line : width;
         piece(0, i).store_partial(d, i);
-        for (; i + W <= width; i += W) piece(i, W).stream(d + i);
+        for (; i + W <= width; i += W) {
+          __builtin_prefetch(x + i + kAhead);
+          piece(i, W).stream(d + i);
+        }
         if (i < width) piece(i, width - i).store_partial(d + i, width - i);
       } else {
         each_vector<T>(width, [&](int64_t i, int64_t n) { piece(i, n).store_partial(d + i, n); });

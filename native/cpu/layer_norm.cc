@@ -12,75 +12,86 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
                T* mean, T* rstd, double eps, int64_t width, int64_t rows) {
   using V = Vec<T>;
   for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* p = data<T>(x) + r * width;
-      T* y = data<T>(out) + r * width;
-      V sum{}, squares{};
-      int64_t rest = sum_vectors<T>(width, &sum, [&](int64_t i) { return V::load(p + i); });
-      if (rest < width) sum = sum + V::load_partial(p + rest, width - rest);
-      const T m = horizontal_sum(sum) / static_cast<T>(width);
-      const V center(m);
-      rest = sum_vectors<T>(width, &squares, [&](int64_t i) {
-        const V d = V::load(p + i) - center;
-        return d * d;
+    for_row_groups<T>(begin, end, width, [&](int64_t row, auto count) {
+      constexpr int N = decltype(count)::value;
+      const T* p = data<T>(x) + row * width;
+      T* y = data<T>(out) + row * width;
+      T m[N], s[N];
+      for (int r = 0; r < N; ++r) {
+        V sum{};
+        const int64_t rest =
+            sum_vectors<T>(width, &sum, [&](int64_t i) { return V::load(p + r * width + i); });
+        if (rest < width) sum = sum + V::load_partial(p + r * width + rest, width - rest);
+        m[r] = horizontal_sum(sum) / static_cast<T>(width);
+      }
+      for (int r = 0; r < N; ++r) {
+        const T* q = p + r * width;
+        V squares{};
+        const int64_t rest = sum_vectors<T>(width, &squares, [&](int64_t i) ROOTS_INLINED {
+          const V d = V::load(q + i) - V(m[r]);
+          return d * d;
+        });
+        T tail = T(0);
+        for (int64_t i = rest; i < width; ++i) tail += (q[i] - m[r]) * (q[i] - m[r]);
+        const T variance = (horizontal_sum(squares) + tail) / static_cast<T>(width);
+        s[r] = T(1) / sqrt(V(variance + static_cast<T>(eps))).v[0];
+        if (mean) mean[row + r] = m[r];  // for gradients
+        if (rstd) rstd[row + r] = s[r];
+      }
+      each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
+        const V w = weight ? V::load_partial(weight + i, n) : V(T(1));
+        const V b = bias ? V::load_partial(bias + i, n) : V();
+        unrolled<N>([&](auto r) ROOTS_INLINED {
+          const V h = (V::load_partial(p + r * width + i, n) - V(m[r])) * V(s[r]);
+          fma(h, w, b).store_partial(y + r * width + i, n);
+        });
       });
-      T tail = T(0);
-      for (int64_t i = rest; i < width; ++i) tail += (p[i] - m) * (p[i] - m);
-      const T variance = (horizontal_sum(squares) + tail) / static_cast<T>(width);
-      const V root = sqrt(V(variance + static_cast<T>(eps)));
-      const T s = T(1) / root.v[0];
-      if (mean) mean[r] = m;  // for gradients
-      if (rstd) rstd[r] = s;
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        V v = (V::load_partial(p + i, n) - V(m)) * V(s);
-        if (weight) v = v * V::load_partial(weight + i, n);
-        if (bias) v = v + V::load_partial(bias + i, n);
-        v.store_partial(y + i, n);
-      });
-    }
+    });
   });
   return nullptr;
 }
 
-// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)).
+// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)),
+// dweight = sum(dy h), dbias = sum(dy) over rows.
 template <class T>
 Status backward(const Context& context, const Tensor& dy, const Tensor& x, const T* weight, const T* mean,
                 const T* rstd, const Tensor& dx, T* dweight, T* dbias, int64_t width, int64_t rows) {
   using V = Vec<T>;
-  for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* g = data<T>(dy) + r * width;
-      const T* p = data<T>(x) + r * width;
-      T* o = data<T>(dx) + r * width;
-      const V m(mean[r]), s(rstd[r]);
-      V sum_g{}, sum_gh{};  // lanes beyond the row have g = 0
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        V d = V::load_partial(g + i, n);
-        if (weight) d = d * V::load_partial(weight + i, n);
-        sum_g = sum_g + d;
-        sum_gh = fma(d, (V::load_partial(p + i, n) - m) * s, sum_gh);
-      });
-      const V mean_g(horizontal_sum(sum_g) / static_cast<T>(width));
-      const V mean_gh(horizontal_sum(sum_gh) / static_cast<T>(width));
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        V d = V::load_partial(g + i, n);
-        if (weight) d = d * V::load_partial(weight + i, n);
-        const V h = (V::load_partial(p + i, n) - m) * s;
-        (s * (d - mean_g - h * mean_gh)).store_partial(o + i, n);
-      });
-    }
-  });
-  if (!dweight && !dbias) return nullptr;
   T* const sums[2] = {dweight, dbias};
-  return sum_over_rows<T>(context, rows, width, 2, sums, [&](int64_t r, T* partial) {
-    const T* g = data<T>(dy) + r * width;
-    const T* p = data<T>(x) + r * width;
-    const V m(mean[r]), s(rstd[r]);
-    each_vector<T>(width, [&](int64_t i, int64_t n) {
-      const V d = V::load_partial(g + i, n);
-      const V h = (V::load_partial(p + i, n) - m) * s;
-      fma(d, h, V::load_partial(partial + i, n)).store_partial(partial + i, n);
-      (d + V::load_partial(partial + width + i, n)).store_partial(partial + width + i, n);
+  return sum_over_rows<T>(context, rows, width, 2, sums, [&](int64_t begin, int64_t end, T* partial) {
+    for_row_groups<T>(begin, end, width, [&](int64_t row, auto count) {
+      constexpr int N = decltype(count)::value;
+      const T* g = data<T>(dy) + row * width;
+      const T* p = data<T>(x) + row * width;
+      T* o = data<T>(dx) + row * width;
+      const T *m = mean + row, *s = rstd + row;
+      V sum_g[N] = {}, sum_gh[N] = {};  // lanes beyond the row have g = 0
+      each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
+        const V w = weight ? V::load_partial(weight + i, n) : V(T(1));
+        unrolled<N>([&](auto r) ROOTS_INLINED {
+          const V d = V::load_partial(g + r * width + i, n) * w;
+          sum_g[r] = sum_g[r] + d;
+          sum_gh[r] = fma(d, (V::load_partial(p + r * width + i, n) - V(m[r])) * V(s[r]), sum_gh[r]);
+        });
+      });
+      T mean_g[N], mean_gh[N];
+      for (int r = 0; r < N; ++r) {
+        mean_g[r] = horizontal_sum(sum_g[r]) / static_cast<T>(width);
+        mean_gh[r] = horizontal_sum(sum_gh[r]) / static_cast<T>(width);
+      }
+      each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
+        const V w = weight ? V::load_partial(weight + i, n) : V(T(1));
+        V dw = V::load_partial(partial + i, n), db = V::load_partial(partial + width + i, n);
+        unrolled<N>([&](auto r) ROOTS_INLINED {
+          const V d = V::load_partial(g + r * width + i, n);
+          const V h = (V::load_partial(p + r * width + i, n) - V(m[r])) * V(s[r]);
+          (V(s[r]) * (d * w - V(mean_g[r]) - h * V(mean_gh[r]))).store_partial(o + r * width + i, n);
+          dw = fma(d, h, dw);
+          db = db + d;
+        });
+        dw.store_partial(partial + i, n);
+        db.store_partial(partial + width + i, n);
+      });
     });
   });
 }

@@ -35,36 +35,40 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
   return nullptr;
 }
 
-// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)).
+// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)), dweight = sum(dy h) over rows.
 template <class T>
 Status backward(const Context& context, const Tensor& dy, const Tensor& x, const T* weight, const T* rstd,
                 const Tensor& dx, T* dweight, int64_t width, int64_t rows) {
   using V = Vec<T>;
-  for_rows(context, rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* g = data<T>(dy) + r * width;
-      const T* p = data<T>(x) + r * width;
-      const V s(rstd[r]);
-      V sum{};
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        sum = fma(V::load_partial(g + i, n) * V::load_partial(weight + i, n), V::load_partial(p + i, n) * s,
-                  sum);
-      });
-      const V mean_gh(horizontal_sum(sum) / static_cast<T>(width));
-      each_vector<T>(width, [&](int64_t i, int64_t n) {
-        const V d = V::load_partial(g + i, n) * V::load_partial(weight + i, n);
-        (s * (d - V::load_partial(p + i, n) * s * mean_gh)).store_partial(data<T>(dx) + r * width + i, n);
-      });
-    }
-  });
   T* const sums[1] = {dweight};
-  return sum_over_rows<T>(context, rows, width, 1, sums, [&](int64_t r, T* partial) {
-    const T* g = data<T>(dy) + r * width;
-    const T* p = data<T>(x) + r * width;
-    const V s(rstd[r]);
-    each_vector<T>(width, [&](int64_t i, int64_t n) {
-      fma(V::load_partial(g + i, n), V::load_partial(p + i, n) * s, V::load_partial(partial + i, n))
-          .store_partial(partial + i, n);
+  return sum_over_rows<T>(context, rows, width, 1, sums, [&](int64_t begin, int64_t end, T* partial) {
+    for_row_groups<T>(begin, end, width, [&](int64_t row, auto count) {
+      constexpr int N = decltype(count)::value;
+      const T* g = data<T>(dy) + row * width;
+      const T* p = data<T>(x) + row * width;
+      T* o = data<T>(dx) + row * width;
+      const T* s = rstd + row;
+      V sum[N] = {};
+      each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
+        const V w = V::load_partial(weight + i, n);
+        unrolled<N>([&](auto r) ROOTS_INLINED {
+          sum[r] = fma(V::load_partial(g + r * width + i, n) * w,
+                       V::load_partial(p + r * width + i, n) * V(s[r]), sum[r]);
+        });
+      });
+      T mean_gh[N];
+      for (int r = 0; r < N; ++r) mean_gh[r] = horizontal_sum(sum[r]) / static_cast<T>(width);
+      each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
+        const V w = V::load_partial(weight + i, n);
+        V dw = V::load_partial(partial + i, n);
+        unrolled<N>([&](auto r) ROOTS_INLINED {
+          const V d = V::load_partial(g + r * width + i, n),
+                  h = V::load_partial(p + r * width + i, n) * V(s[r]);
+          (V(s[r]) * (d * w - h * V(mean_gh[r]))).store_partial(o + r * width + i, n);
+          dw = fma(d, h, dw);
+        });
+        dw.store_partial(partial + i, n);
+      });
     });
   });
 }

@@ -21,6 +21,19 @@ ROOTS_INLINE void for_rows(const Context& context, int64_t rows, int64_t width, 
   });
 }
 
+// Rows whose sums are taken side by side, so that one does not wait for the last steps of another, and that
+// read what columns have in common once.
+constexpr int kRowsAtOnce = 4;
+
+// body(row, Index<rows>): kRowsAtOnce rows at a time where they stay in L1, else one.
+template <class T, class Body>
+ROOTS_INLINE void for_row_groups(int64_t begin, int64_t end, int64_t width, const Body& body) {
+  int64_t r = begin;
+  if (width * static_cast<int64_t>(sizeof(T)) <= 4096)
+    for (; r + kRowsAtOnce <= end; r += kRowsAtOnce) body(r, Index<kRowsAtOnce>{});
+  for (; r < end; ++r) body(r, Index<1>{});
+}
+
 // f(vector, index, count) over n elements; count is the vector width but for the last piece.
 template <class T, class F>
 ROOTS_INLINE void each_vector(int64_t n, const F& f) {
@@ -72,13 +85,15 @@ ROOTS_INLINE T row_max(const T* x, int64_t n) {
   return top;
 }
 
-// sum of exp(x - shift)
+// sum of exp(x - shift); what lies `ahead` elements on is asked for meanwhile, unless that is 0.
 template <class T>
-ROOTS_INLINE T row_sum_exp(const T* x, int64_t n, T shift) {
+ROOTS_INLINE T row_sum_exp(const T* x, int64_t n, T shift, int64_t ahead = 0) {
   using V = Vec<T>;
   V sum{};
-  const int64_t i =
-      sum_vectors<T>(n, &sum, [&](int64_t at) { return exp_below(V::load(x + at) - V(shift)); });
+  const int64_t i = sum_vectors<T>(n, &sum, [&](int64_t at) {
+    if (ahead) __builtin_prefetch(x + at + ahead);
+    return exp_below(V::load(x + at) - V(shift));
+  });
   T total = horizontal_sum(sum);
   if (i < n) {
     const V e = exp_below(V::load_partial(x + i, n - i) - V(shift));
@@ -96,6 +111,25 @@ ROOTS_INLINE T finite_shift(T top) {
 template <class T>
 ROOTS_INLINE T log_scalar(T x) {
   return log(Vec<T>(x)).v[0];
+}
+
+// ln sum exp(x), in pieces that stay in L1 between their maximum and their sum, which is kept relative to the
+// largest number so far (Milakov & Gimelshein, arXiv 1805.02867): memory is read once, and while exponentials
+// are computed the next piece comes. A row of -infinity gives -infinity, one with a NaN or infinity NaN.
+template <class T>
+ROOTS_INLINE T row_log_sum_exp(const T* x, int64_t n) {
+  constexpr int64_t kPiece = 8192 / sizeof(T);
+  T top = T(-__builtin_inf()), total = T(0);
+  for (int64_t i = 0; i < n; i += kPiece) {
+    const int64_t m = n - i < kPiece ? n - i : kPiece;
+    const T here = row_max(x + i, m);
+    if (here > top || here != here) {
+      total = total * exp_below(Vec<T>(top - finite_shift(here))).v[0];
+      top = here;
+    }
+    total += row_sum_exp(x + i, m, finite_shift(top), i + m < n ? kPiece : 0);
+  }
+  return finite_shift(top) + log_scalar(total);
 }
 
 }  // namespace

@@ -367,18 +367,39 @@ ROOTS_INLINE T reduce_larger(Vec<T> a) {
   return reduce_lanes(a, [](Vec<T> x, Vec<T> y) { return larger(x, y); });
 }
 
-// 2^x for softmax, x at most a few: relative error 1e-7 (float), exactly 0 from 2^-200 down, and from 2^-125
-// down without AVX-512; NaN stays NaN. Degree-5 minimax polynomial on [-1/2, 1/2].
-ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
+// Not below, not above a limit, by one instruction: of a NaN and a number, those of x86 give the second
+// operand.
+ROOTS_INLINE Vec<float> at_least(Vec<float> limit, Vec<float> x) {
+#if defined(__AVX512F__)
+  return Vec<float>((Vec<float>::Raw)_mm512_max_ps((__m512)limit.v, (__m512)x.v));
+#elif defined(__AVX2__)
+  return Vec<float>((Vec<float>::Raw)_mm256_max_ps((__m256)limit.v, (__m256)x.v));
+#elif defined(__x86_64__)
+  return Vec<float>((Vec<float>::Raw)_mm_max_ps((__m128)limit.v, (__m128)x.v));
+#else
+  return select<float>(x < limit, limit, x);
+#endif
+}
+ROOTS_INLINE Vec<float> at_most(Vec<float> limit, Vec<float> x) {
+#if defined(__AVX512F__)
+  return Vec<float>((Vec<float>::Raw)_mm512_min_ps((__m512)limit.v, (__m512)x.v));
+#elif defined(__AVX2__)
+  return Vec<float>((Vec<float>::Raw)_mm256_min_ps((__m256)limit.v, (__m256)x.v));
+#elif defined(__x86_64__)
+  return Vec<float>((Vec<float>::Raw)_mm_min_ps((__m128)limit.v, (__m128)x.v));
+#else
+  return select<float>(x > limit, limit, x);
+#endif
+}
+
+// 2^x for -200 <= x <= 200 (AVX-512) or -127 <= x <= 128: relative error 1e-7, 0 where x rounds to -127,
+// infinity to 128. Degree-5 minimax polynomial on [-1/2, 1/2].
+ROOTS_INLINE Vec<float> exp2_limited(Vec<float> x) {
   using V = Vec<float>;
 #if defined(__AVX512F__)
-  // of a NaN and a number, the maximum is the second operand
-  x = V((V::Raw)_mm512_max_ps((__m512)V(-200.0f).v, (__m512)x.v));
   const V n((V::Raw)_mm512_roundscale_ps((__m512)x.v, 0));
 #else
-  const V limit(-125.0f), magic(ExpConstants<float>::kMagic);
-  const V::Mask below = x < limit;
-  x = select<float>(below, limit, x);
+  const V magic(ExpConstants<float>::kMagic);
   const V shifted = x + magic;
   const V n = shifted - magic;
 #endif
@@ -391,17 +412,33 @@ ROOTS_INLINE Vec<float> exp2(Vec<float> x) {
 #if defined(__AVX512F__)
   return V((V::Raw)_mm512_scalef_ps((__m512)p.v, (__m512)n.v));
 #else
-  // the low bits of the shifted number are n; a product, so that a NaN stays one
+  // the low bits of the shifted number are n: 127 more are the exponent of 2^n, of 0 or of infinity; a
+  // product, so that a NaN stays one
   const V one(1.0f);
   const V power((V::Raw)(((V::Mask)shifted.v << ExpConstants<float>::kMantissa) + (V::Mask)one.v));
-  return V((V::Raw)((V::Mask)(p * power).v & ~below));
+  return p * power;
 #endif
 }
-// e^x for x <= 0 or NaN, as softmax and sigmoid need it: relative error 1e-7 (1 + |x|) in float.
+#if defined(__AVX512F__)
+constexpr float kLowestExponent = -200.0f, kHighestExponent = 200.0f;
+#else
+constexpr float kLowestExponent = -127.0f, kHighestExponent = 128.0f;
+#endif
+
+// 2^x for softmax, x at most a few: exactly 0 from 2^-200 down, and from 2^-126.5 down without AVX-512; NaN
+// stays NaN.
+ROOTS_INLINE Vec<float> exp2(Vec<float> x) { return exp2_limited(at_least(Vec<float>(kLowestExponent), x)); }
+ROOTS_INLINE Vec<double> exp2(Vec<double> x) { return exp(x * Vec<double>(0.69314718055994530942)); }
+// e^x for x <= 0 or NaN, as softmax needs it: relative error 1e-7 (1 + |x|) in float.
 ROOTS_INLINE Vec<float> exp_below(Vec<float> x) { return exp2(x * Vec<float>(1.44269504088896340736f)); }
 ROOTS_INLINE Vec<double> exp_below(Vec<double> x) { return exp(x); }
-
-ROOTS_INLINE Vec<double> exp2(Vec<double> x) { return exp(x * Vec<double>(0.69314718055994530942)); }
+// e^x of any x, as sigmoid needs it: the same error, 0 or infinity where that is out of range.
+ROOTS_INLINE Vec<float> exp_wide(Vec<float> x) {
+  return exp2_limited(
+      at_most(Vec<float>(kHighestExponent),
+              at_least(Vec<float>(kLowestExponent), x * Vec<float>(1.44269504088896340736f))));
+}
+ROOTS_INLINE Vec<double> exp_wide(Vec<double> x) { return exp(x); }
 
 // ln x = e ln 2 + 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
 template <class T>

@@ -65,6 +65,7 @@ struct Number {
   friend ROOTS_BOTH bool operator!=(Number a, Number b) { return a.v != b.v; }
   friend ROOTS_BOTH Number exp(Number a) { return Number(exp_of(a.v)); }
   friend ROOTS_BOTH Number exp_below(Number a) { return Number(exp_of(a.v)); }
+  friend ROOTS_BOTH Number exp_wide(Number a) { return Number(exp_of(a.v)); }
   friend ROOTS_BOTH Number log(Number a) { return Number(log_of(a.v)); }
   friend ROOTS_BOTH Number sqrt(Number a) { return Number(sqrt_of(a.v)); }
   friend ROOTS_BOTH Number native_erf(Number a) { return Number(erf_of(a.v)); }

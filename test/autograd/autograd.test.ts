@@ -1,3 +1,4 @@
+import { PerformanceObserver, constants } from 'node:perf_hooks';
 import { describe, expect, it } from 'vitest';
 import {
   backward,
@@ -9,6 +10,7 @@ import {
   synchronize,
   tensor,
   tidy,
+  zeros,
 } from '../../lib/index.js';
 import { expectNoLeak, numbers } from '../harness.js';
 
@@ -132,6 +134,25 @@ describe('memory', () => {
     await new Promise((r) => setImmediate(r));
     await synchronize();
     expect(memory().bytes).toBeLessThan(200 * 65536 * 4 * 0.5);
+  });
+  it('a loop that disposes what it makes does not set off the collector', async () => {
+    let marked = 0;
+    const observer = new PerformanceObserver((list) => {
+      for (const entry of list.getEntries())
+        if (
+          (entry as unknown as { detail: { kind: number } }).detail.kind ===
+          constants.NODE_PERFORMANCE_GC_MAJOR
+        )
+          marked++;
+    });
+    observer.observe({ entryTypes: ['gc'] });
+    for (let i = 0; i < 40; i++) {
+      zeros([25_000_000]).dispose();
+      await new Promise((r) => setTimeout(r, 2));
+    }
+    await new Promise((r) => setTimeout(r, 20));
+    observer.disconnect();
+    expect(marked).toBeLessThan(10);
   });
   it('the event loop turns while the core works (B11)', async () => {
     const a = randn([900, 900]);

@@ -306,6 +306,89 @@ describe('small things', () => {
     });
     expect(got.slice(below.length).every(Number.isNaN)).toBe(true);
   });
+  it('cross-entropy over rows of several pieces: the largest anywhere, infinities and NaN (C15)', async () => {
+    const width = 5003; // three pieces of 2048 float32, the last one partial
+    const row = (change: (x: number[]) => void): number[] => {
+      const x = Array.from({ length: width }, (_, i) => Math.sin(i * 12.9898) * 3);
+      change(x);
+      return x;
+    };
+    const rows = [
+      row(() => {}),
+      row((x) => (x[0] = 60)),
+      row((x) => (x[3000] = 60)),
+      row((x) => (x[width - 1] = 90)),
+      row((x) => x.fill(-500, 0, 4096)),
+      row((x) => x.fill(-Infinity, 0, 4500)),
+      row((x) => (x[4999] = NaN)),
+      row((x) => x.fill(-Infinity).fill(NaN, 2100, 2101)),
+    ];
+    const target = [0, 1, 2999, 4000, 4999, 5002, 0, 1];
+    const x = tensor(rows, { shape: [rows.length, width], requiresGrad: true });
+    const loss = roots.crossEntropy(x, ids(...target), { reduction: 'none' });
+    const got = await numbers(loss);
+    loss.sum().backward();
+    const gradient = await numbers(x.grad!);
+    rows.forEach((r, i) => {
+      const values = r.map(Math.fround);
+      if (values.some(Number.isNaN)) return expect(got[i]).toBeNaN();
+      const top = Math.max(...values);
+      const lse = top + Math.log(values.reduce((sum, v) => sum + Math.exp(v - top), 0));
+      const want = lse - values[target[i]!]!;
+      expect(Math.abs(got[i]! - want)).toBeLessThanOrEqual(2e-6 * (1 + Math.abs(want)));
+      for (let j = 0; j < width; j++) {
+        const slope = Math.exp(values[j]! - lse) - (j === target[i] ? 1 : 0);
+        if (Math.abs(gradient[i * width + j]! - slope) > 2e-6 + 1e-5 * Math.abs(slope))
+          throw new Error(`row ${i}, column ${j}: ${gradient[i * width + j]} instead of ${slope}`);
+      }
+    });
+  });
+  it.each([
+    [1, 5],
+    [7, 37],
+    [37, 128],
+    [70, 1024],
+    [6, 1030],
+  ])(
+    'norms of %i rows of %i, whole groups and single rows, as in float64 (C15)',
+    async (count, width) => {
+      // every row at a height and of a size of its own
+      const x = Array.from({ length: count * width }, (_, i) => {
+        const r = Math.floor(i / width);
+        return r - 3 + (r + 1) * Math.sin(i * 78.233);
+      });
+      const run = async (
+        dtype: 'float32' | 'float64',
+        norm: 'layer' | 'rms',
+      ): Promise<Float64Array[]> => {
+        const a = tensor(x, { shape: [count, width], dtype }).setRequiresGrad();
+        const w = tensor(
+          Array.from({ length: width }, (_, i) => 1 + Math.cos(i)),
+          { dtype },
+        ).setRequiresGrad();
+        const b = tensor(
+          Array.from({ length: width }, (_, i) => Math.cos(i * 3)),
+          { dtype },
+        ).setRequiresGrad();
+        const y = norm === 'layer' ? roots.layerNorm(a, w, b) : roots.rmsNorm(a, w);
+        const g = tensor(
+          Array.from({ length: count * width }, (_, i) => Math.cos(i * 0.7)),
+          {
+            shape: [count, width],
+            dtype,
+          },
+        );
+        y.mul(g).sum().backward();
+        return Promise.all(
+          [y, a.grad!, w.grad!, ...(norm === 'layer' ? [b.grad!] : [])].map(numbers),
+        );
+      };
+      for (const norm of ['layer', 'rms'] as const) {
+        const [got, want] = [await run('float32', norm), await run('float64', norm)];
+        got.forEach((v, i) => expectClose(v, want[i]!, { rtol: 1e-5, atol: 2e-5 }));
+      }
+    },
+  );
   it('gelu far from zero is the line or nothing', async () => {
     const x = [-1e30, -200, -30, -14, 14, 30, 200, 1e30];
     for (const approximate of ['none', 'tanh'] as const)
