@@ -347,10 +347,10 @@ describe('small things', () => {
     [1, 5],
     [7, 37],
     [37, 128],
-    [70, 1024],
+    [9, 1024],
     [6, 1030],
   ])(
-    'norms of %i rows of %i, whole groups and single rows, as in float64 (C15)',
+    'norms of %i rows of %i: as in float64, and a row has the bits it has alone (C15)',
     async (count, width) => {
       // every row at a height and of a size of its own
       const x = Array.from({ length: count * width }, (_, i) => {
@@ -360,25 +360,26 @@ describe('small things', () => {
       const run = async (
         dtype: 'float32' | 'float64',
         norm: 'layer' | 'rms',
+        first = 0,
+        rows = count,
       ): Promise<Float64Array[]> => {
-        const a = tensor(x, { shape: [count, width], dtype }).setRequiresGrad();
-        const w = tensor(
-          Array.from({ length: width }, (_, i) => 1 + Math.cos(i)),
-          { dtype },
+        const part = { shape: [rows, width], dtype };
+        const values = (at: (i: number) => number): number[] =>
+          Array.from({ length: rows * width }, (_, i) => at(first * width + i));
+        const vector = (at: (i: number) => number): Tensor =>
+          tensor(
+            Array.from({ length: width }, (_, i) => at(i)),
+            { dtype },
+          ).setRequiresGrad();
+        const a = tensor(
+          values((i) => x[i]!),
+          part,
         ).setRequiresGrad();
-        const b = tensor(
-          Array.from({ length: width }, (_, i) => Math.cos(i * 3)),
-          { dtype },
-        ).setRequiresGrad();
+        const w = vector((i) => 1 + Math.cos(i));
+        const b = vector((i) => Math.cos(i * 3));
         const y = norm === 'layer' ? roots.layerNorm(a, w, b) : roots.rmsNorm(a, w);
-        const g = tensor(
-          Array.from({ length: count * width }, (_, i) => Math.cos(i * 0.7)),
-          {
-            shape: [count, width],
-            dtype,
-          },
-        );
-        y.mul(g).sum().backward();
+        const g = values((i) => Math.cos(i * 0.7));
+        y.mul(tensor(g, part)).sum().backward();
         return Promise.all(
           [y, a.grad!, w.grad!, ...(norm === 'layer' ? [b.grad!] : [])].map(numbers),
         );
@@ -386,6 +387,11 @@ describe('small things', () => {
       for (const norm of ['layer', 'rms'] as const) {
         const [got, want] = [await run('float32', norm), await run('float64', norm)];
         got.forEach((v, i) => expectClose(v, want[i]!, { rtol: 1e-5, atol: 2e-5 }));
+        for (let r = 0; r < count; r++) {
+          const alone = await run('float32', norm, r, 1);
+          for (const i of [0, 1])
+            expect(got[i]!.subarray(r * width, (r + 1) * width)).toEqual(alone[i]);
+        }
       }
     },
   );
