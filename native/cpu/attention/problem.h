@@ -75,15 +75,28 @@ class Carver {
   size_t used_ = 0;
 };
 
-// Rows of `n` elements, `stride` apart, to rows of `ld` with zeros behind.
+// Rows of `n` elements, `stride` apart, to rows of `ld` with zeros behind. Whole vectors first: a count that
+// is looked at for each costs more than the copy.
 template <class T>
 ROOTS_INLINE void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t n, T* to, int64_t ld) {
   constexpr int64_t W = Vec<T>::kWidth;
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t d = 0; d < ld; d += W) {
-      const int64_t left = n - d;
-      Vec<T>::load_partial(from + r * stride + d, left < 0 ? 0 : left < W ? left : W).store(to + r * ld + d);
-    }
+  for (int64_t r = 0; r < rows; ++r, from += stride, to += ld) {
+    int64_t d = 0;
+    for (; d + W <= n; d += W) Vec<T>::load(from + d).store(to + d);
+    if (d < n) Vec<T>::load_partial(from + d, n - d).store(to + d), d += W;
+    for (; d < ld; d += W) Vec<T>().store(to + d);
+  }
+}
+
+// Rows of `n` elements, `ld` apart in a buffer, to where a tensor has them.
+template <class T>
+ROOTS_INLINE void store_rows(const T* from, int64_t ld, int64_t rows, int64_t n, T* to, int64_t stride) {
+  constexpr int64_t W = Vec<T>::kWidth;
+  for (int64_t r = 0; r < rows; ++r, from += ld, to += stride) {
+    int64_t d = 0;
+    for (; d + W <= n; d += W) Vec<T>::load(from + d).store(to + d);
+    if (d < n) Vec<T>::load_partial(from + d, n - d).store_partial(to + d, n - d);
+  }
 }
 
 }  // namespace

@@ -75,14 +75,8 @@ void pack_keys(const T* rows, int64_t stride, int64_t keys, int64_t depth, T* ou
 template <class T>
 void pack_queries(const T* from, int64_t stride, int64_t rows, int64_t depth, T* out) {
   for (int64_t d = 0; d < depth; d += kKeys) {
-    const int64_t n = depth - d < kKeys ? depth - d : kKeys;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < n; i += Vec<T>::kWidth) {
-        const int64_t m = n - i < Vec<T>::kWidth ? n - i : Vec<T>::kWidth;
-        Vec<T>::load_partial(from + r * stride + d + i, m)
-            .store_partial(out + d * kTileRows + r * kScoreStride + i, m);
-      }
-    out += kTileRows * (kScoreStride - kKeys);
+    store_rows(from + d, stride, rows, depth - d < kKeys ? depth - d : kKeys, out, kScoreStride);
+    out += kTileRows * kScoreStride;
   }
 }
 template <class T>
@@ -270,14 +264,17 @@ void forward_block(const Operands<typename F::Value>& x, int64_t b, int64_t h, i
     }
   }
   const T unit = exponent * static_cast<T>(0.69314718055994530942);
+  // copies of its own: what is stored could be any of the originals, as far as the compiler knows
+  const Tensor result = out;
+  const int64_t columns = p.Dv;
   for (int64_t r = 0; r < rows; ++r) {
     // a query that saw no key has the sum 0; NaN stays NaN
     const bool none = !started[r / kTileRows] || total[r] == T(0);
     const T* o = m.sums + r * dv;
     const V inverse(none ? T(0) : T(1) / total[r]);
-    for (int64_t d = 0; d < p.Dv; d += W) {
-      const int64_t k = p.Dv - d < W ? p.Dv - d : W;
-      F::store(none ? V() : V::load(o + d) * inverse, out, b, h, i0 + r, d, k);
+    for (int64_t d = 0; d < columns; d += W) {
+      const int64_t k = columns - d < W ? columns - d : W;
+      F::store(none ? V() : V::load(o + d) * inverse, result, b, h, i0 + r, d, k);
     }
     // of no key: the logarithm of 0
     if (none) top[r] = total[r] = T(0);
@@ -386,11 +383,12 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
   copy_rows(head<T>(x.q, b, h, i0), x.q.strides[2], rows, p.D, m.query_rows, d);
   copy_rows(head<T>(dout, b, h, i0), dout.strides[2], rows, p.Dv, m.grad_rows, dv);
   for (int64_t r = 0; r < rows; ++r) {
-    const T* o = head<T>(out, b, h, i0 + r);
+    const T *o = head<T>(out, b, h, i0 + r), *gradient = m.grad_rows + r * dv;
+    const int64_t n = p.Dv;
     V products{};
-    for (int64_t j = 0; j < p.Dv; j += W)
-      products = fma(V::load_partial(o + j, p.Dv - j < W ? p.Dv - j : W), V::load(m.grad_rows + r * dv + j),
-                     products);
+    int64_t j = 0;
+    for (; j + W <= n; j += W) products = fma(V::load(o + j), V::load(gradient + j), products);
+    if (j < n) products = fma(V::load_partial(o + j, n - j), V::load(gradient + j), products);
     m.delta[r] = horizontal_sum(products);
     if (dmask.data) {
       T* to = head<T>(dmask, b, h, i0 + r);
@@ -440,10 +438,13 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
                                                     false);
     }
   }
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t j = 0; j < p.D; j += W)
-      (started[r / kTileRows] ? V::load(m.dq + r * d + j) : V())
-          .store_partial(head<T>(dq, b, h, i0 + r) + j, p.D - j < W ? p.D - j : W);
+  for (int64_t t = 0; t * kTileRows < rows; ++t) {
+    const int64_t r0 = t * kTileRows, n = rows - r0 < kTileRows ? rows - r0 : kTileRows;
+    // queries that saw no key
+    if (!started[t])
+      for (int64_t i = 0; i < n * d; i += W) V().store(m.dq + r0 * d + i);
+    store_rows(m.dq + r0 * d, d, n, p.D, head<T>(dq, b, h, i0 + r0), dq.strides[2]);
+  }
 }
 
 // One item per (batch, key head): dk and dv have one writer, so no atomics and a fixed order.
@@ -478,14 +479,8 @@ Status backward_tiles(const Context& context, const Operands<T>& x, const Tensor
       for (int64_t i0 = 0; i0 < p.Tq; i0 += kQueries)
         backward_block(x, dout, out, lse, dq, dmask, b, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries,
                        m);
-    for (int64_t j = 0; j < p.Tk; ++j) {
-      for (int64_t i = 0; i < p.D; i += V::kWidth)
-        V::load(m.dk + j * d + i)
-            .store_partial(head<T>(dk, b, g, j) + i, p.D - i < V::kWidth ? p.D - i : V::kWidth);
-      for (int64_t i = 0; i < p.Dv; i += V::kWidth)
-        V::load(m.dv + j * v + i)
-            .store_partial(head<T>(dv, b, g, j) + i, p.Dv - i < V::kWidth ? p.Dv - i : V::kWidth);
-    }
+    store_rows(m.dk, d, p.Tk, p.D, head<T>(dk, b, g, 0), dk.strides[2]);
+    store_rows(m.dv, v, p.Tk, p.Dv, head<T>(dv, b, g, 0), dv.strides[2]);
   });
   return *failure;
 }
