@@ -106,6 +106,13 @@ void pack_a_panel(const Matrix<T>& a, int64_t i0, int64_t rows, int64_t k0, int6
     }
     return;
   }
+  if (a.row_stride == 1 && rows == kTileRows) {
+    const T* from = a.at(i0, k0);
+    const int64_t stride = a.column_stride;
+    for (int64_t k = 0; k < depth; ++k, from += stride, out += kTileRows)
+      __builtin_memcpy(out, from, kTileRows * sizeof(T));
+    return;
+  }
   if (a.row_stride == 1) {
     for (int64_t k = 0; k < depth; ++k)
       for (int64_t r = 0; r < kTileRows; r += W) {
