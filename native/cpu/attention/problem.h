@@ -83,7 +83,10 @@ ROOTS_INLINE void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t
   for (int64_t r = 0; r < rows; ++r, from += stride, to += ld) {
     int64_t d = 0;
     for (; d + W <= n; d += W) Vec<T>::load(from + d).store(to + d);
-    if (d < n) Vec<T>::load_partial(from + d, n - d).store(to + d), d += W;
+    if (d < n) {
+      Vec<T>::load_partial(from + d, n - d).store(to + d);
+      d += W;
+    }
     for (; d < ld; d += W) Vec<T>().store(to + d);
   }
 }
