@@ -29,7 +29,13 @@ void count_allocation(Environment* environment, int64_t bytes) {
   environment->told_in_advance -= told;
   tell(environment, bytes - told);
 }
-void count_disposal(Environment* environment, int64_t bytes) { environment->told_in_advance += bytes; }
+// No more than this, which is also how much garbage V8 may come not to know of.
+constexpr int64_t kMostInAdvance = int64_t{1} << 30;
+void count_disposal(Environment* environment, int64_t bytes) {
+  const int64_t kept = std::min(bytes, kMostInAdvance - environment->told_in_advance);
+  environment->told_in_advance += kept;
+  tell(environment, kept - bytes);
+}
 
 // The net under handles that nobody disposed. The environment may be gone by then.
 void finalize(napi_env env, void* data, void*) {
