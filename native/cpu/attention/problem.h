@@ -75,30 +75,31 @@ class Carver {
   size_t used_ = 0;
 };
 
-// Rows of `n` elements, `stride` apart, to rows of `ld` with zeros behind. Whole vectors first: a count that
-// is looked at for each costs more than the copy.
+// The whole vectors of n elements: where the rest begins. A count that is looked at for each vector would
+// cost more than the copy.
+template <class T>
+ROOTS_INLINE int64_t copy_vectors(const T* from, int64_t n, T* to) {
+  constexpr int64_t W = Vec<T>::kWidth;
+  int64_t i = 0;
+  for (; i + W <= n; i += W) Vec<T>::load(from + i).store(to + i);
+  return i;
+}
+
+// Rows of `n` elements, `stride` apart, to rows of `ld`, a multiple of the vector, with zeros behind.
 template <class T>
 ROOTS_INLINE void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t n, T* to, int64_t ld) {
   constexpr int64_t W = Vec<T>::kWidth;
-  for (int64_t r = 0; r < rows; ++r, from += stride, to += ld) {
-    int64_t d = 0;
-    for (; d + W <= n; d += W) Vec<T>::load(from + d).store(to + d);
-    if (d < n) {
-      Vec<T>::load_partial(from + d, n - d).store(to + d);
-      d += W;
-    }
-    for (; d < ld; d += W) Vec<T>().store(to + d);
-  }
+  for (int64_t r = 0; r < rows; ++r, from += stride, to += ld)
+    for (int64_t i = copy_vectors(from, n, to); i < ld; i += W)
+      (i < n ? Vec<T>::load_partial(from + i, n - i) : Vec<T>()).store(to + i);
 }
 
-// Rows of `n` elements, `ld` apart in a buffer, to where a tensor has them.
+// The same without zeros: nothing but the `n` elements is read or written.
 template <class T>
-ROOTS_INLINE void store_rows(const T* from, int64_t ld, int64_t rows, int64_t n, T* to, int64_t stride) {
-  constexpr int64_t W = Vec<T>::kWidth;
-  for (int64_t r = 0; r < rows; ++r, from += ld, to += stride) {
-    int64_t d = 0;
-    for (; d + W <= n; d += W) Vec<T>::load(from + d).store(to + d);
-    if (d < n) Vec<T>::load_partial(from + d, n - d).store_partial(to + d, n - d);
+ROOTS_INLINE void move_rows(const T* from, int64_t stride, int64_t rows, int64_t n, T* to, int64_t ld) {
+  for (int64_t r = 0; r < rows; ++r, from += stride, to += ld) {
+    const int64_t i = copy_vectors(from, n, to);
+    if (i < n) Vec<T>::load_partial(from + i, n - i).store_partial(to + i, n - i);
   }
 }
 

@@ -75,7 +75,7 @@ void pack_keys(const T* rows, int64_t stride, int64_t keys, int64_t depth, T* ou
 template <class T>
 void pack_queries(const T* from, int64_t stride, int64_t rows, int64_t depth, T* out) {
   for (int64_t d = 0; d < depth; d += kKeys) {
-    store_rows(from + d, stride, rows, depth - d < kKeys ? depth - d : kKeys, out, kScoreStride);
+    move_rows(from + d, stride, rows, depth - d < kKeys ? depth - d : kKeys, out, kScoreStride);
     out += kTileRows * kScoreStride;
   }
 }
@@ -443,7 +443,7 @@ void backward_block(const Operands<T>& x, const Tensor& dout, const Tensor& out,
     // queries that saw no key
     if (!started[t])
       for (int64_t i = 0; i < n * d; i += W) V().store(m.dq + r0 * d + i);
-    store_rows(m.dq + r0 * d, d, n, p.D, head<T>(dq, b, h, i0 + r0), dq.strides[2]);
+    move_rows(m.dq + r0 * d, d, n, p.D, head<T>(dq, b, h, i0 + r0), dq.strides[2]);
   }
 }
 
@@ -479,8 +479,8 @@ Status backward_tiles(const Context& context, const Operands<T>& x, const Tensor
       for (int64_t i0 = 0; i0 < p.Tq; i0 += kQueries)
         backward_block(x, dout, out, lse, dq, dmask, b, h, i0, p.Tq - i0 < kQueries ? p.Tq - i0 : kQueries,
                        m);
-    store_rows(m.dk, d, p.Tk, p.D, head<T>(dk, b, g, 0), dk.strides[2]);
-    store_rows(m.dv, v, p.Tk, p.Dv, head<T>(dv, b, g, 0), dv.strides[2]);
+    move_rows(m.dk, d, p.Tk, p.D, head<T>(dk, b, g, 0), dk.strides[2]);
+    move_rows(m.dv, v, p.Tk, p.Dv, head<T>(dv, b, g, 0), dv.strides[2]);
   });
   return *failure;
 }
