@@ -120,6 +120,16 @@ function denseSum(node: Node, name: string): Tensor | null {
   return grad?.isContiguous ? grad : null;
 }
 
+/** Takes over what is pending of the gradient of one input. */
+function takePending(node: Node, name: string, pending: Map<Node, Tensor>): Tensor | null {
+  const edge = node.edges.find((e) => e.name === name);
+  if (!edge || !('node' in edge)) return null;
+  const sum = pending.get(edge.node);
+  if (!sum?.isContiguous) return null;
+  pending.delete(edge.node);
+  return sum;
+}
+
 function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
   const dy = pending.get(node);
   if (!dy) return;
@@ -132,15 +142,22 @@ function step(node: Node, pending: Map<Node, Tensor>, retain: boolean): void {
       'backward: the graph was freed by an earlier backward(); pass { retainGraph: true } to the first one',
     );
   }
+  const taken: Tensor[] = [];
   const gradients = tidy(() => {
     const result = node.backward(dy, saved, {
       last: !retain,
       sumOf: (name) => denseSum(node, name),
+      take: (name) => {
+        const sum = takePending(node, name, pending);
+        if (sum) taken.push(sum);
+        return sum;
+      },
     });
     // dy or a saved tensor may be returned as it is, even twice: give each edge a handle of its own
     return node.edges.map((edge) => result[edge.name]?.detach() ?? null);
   });
   dy.dispose();
+  for (const sum of taken) sum.dispose();
   // before the edges are served: what only this node saved is then free, and a gradient that is nobody else's is not copied
   if (!retain) node.freeSaved();
   node.edges.forEach((edge, i) => {

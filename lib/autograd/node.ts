@@ -9,6 +9,11 @@ export interface Walk {
   readonly last: boolean;
   /** The dense `grad` that the leaf `name` has by now, if any: a sparse gradient adds to it in place and returns null. */
   sumOf(name: string): Tensor | null;
+  /**
+   * What other operations have contributed by now to the gradient of the input `name`, dense, or null: whoever takes it returns it
+   * as part of the gradient, so that it need not be added by a kernel of its own.
+   */
+  take(name: string): Tensor | null;
 }
 
 export type Backward = (dy: Tensor, saved: Saved, walk: Walk) => Record<string, Tensor | null>;

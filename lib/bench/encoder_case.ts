@@ -3,7 +3,6 @@ import { noGrad } from '../autograd/modes.js';
 import { LayerNorm } from '../nn/norm.js';
 import { Linear } from '../nn/linear.js';
 import { packedAttention } from '../ops/attention.js';
-import { add } from '../ops/elementwise.js';
 import { quantizeWeightI8 } from '../ops/matmul_i8.js';
 import { ones, zeros } from '../tensor/create.js';
 import { randn } from '../tensor/random.js';
@@ -46,9 +45,10 @@ function makeLayer(int8: boolean): Layer {
 }
 
 function forward(layer: Layer, x: Tensor): Tensor {
-  const mixed = layer.out.forward(packedAttention(layer.qkv.forward(x), shape.heads));
-  const y = layer.norms[0].forward(add(x, mixed));
-  return layer.norms[1].forward(add(y, layer.down.forward(layer.up.forward(y, 'gelu'))));
+  const mixed = packedAttention(layer.qkv.forward(x), shape.heads);
+  const y = layer.norms[0].forward(layer.out.forward(mixed, { residual: x }));
+  const inner = layer.up.forward(y, { activation: 'gelu' });
+  return layer.norms[1].forward(layer.down.forward(inner, { residual: y }));
 }
 
 export function encoderCase(tokens: number, int8: boolean): Case {

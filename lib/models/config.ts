@@ -2,7 +2,7 @@
 // are kept for saving and otherwise ignored.
 import { ConfigError } from '../tensor/errors.js';
 import type { JsonObject, JsonValue } from '../io/json.js';
-import type { Activation } from '../ops/matmul.js';
+import type { Activation } from '../ops/linear_end.js';
 
 export class ConfigReader {
   readonly #values: JsonObject;

@@ -8,7 +8,7 @@ import { LayerNorm } from '../nn/norm.js';
 import { dropout } from '../ops/dropout.js';
 import { add } from '../ops/elementwise.js';
 import { embedding } from '../ops/index_select.js';
-import type { Activation } from '../ops/matmul.js';
+import type { Activation } from '../ops/linear_end.js';
 import { slice } from '../ops/view.js';
 import { ConfigError } from '../tensor/errors.js';
 import { randn } from '../tensor/random.js';
@@ -124,14 +124,15 @@ class GPT2Block extends Module implements Block {
       const qkv = this.cAttn.forward(this.ln1.forward(x)); // (B, T, 3C)
       const drop = this.training ? this.#dropout.attention : 0;
       const joined = attendPacked(qkv, this.#heads, { ...input, dropout: drop }, this.#scale);
-      const middle = add(x, this.#branch(this.attentionOutput.forward(joined)));
-      const neurons = this.cFc.forward(this.ln2.forward(middle), this.#activation);
-      return add(middle, this.#branch(this.ffnOutput.forward(neurons)));
+      const middle = this.#addBranch(x, this.attentionOutput, joined);
+      const neurons = this.cFc.forward(this.ln2.forward(middle), { activation: this.#activation });
+      return this.#addBranch(middle, this.ffnOutput, neurons);
     });
   }
 
-  #branch(x: Tensor): Tensor {
-    return this.training && this.#dropout.residual > 0 ? dropout(x, this.#dropout.residual) : x;
+  #addBranch(residual: Tensor, layer: Linear, x: Tensor): Tensor {
+    const p = this.training ? this.#dropout.residual : 0;
+    return p > 0 ? add(residual, dropout(layer.forward(x), p)) : layer.forward(x, { residual });
   }
 
   share(): GPT2Block {

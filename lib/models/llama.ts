@@ -8,7 +8,7 @@ import { Module } from '../nn/module.js';
 import { RMSNorm } from '../nn/norm.js';
 import { ropeTables } from '../nn/rope_angles.js';
 import type { RopeScaling } from '../nn/rope_angles.js';
-import { add, swiglu } from '../ops/elementwise.js';
+import { gatedUp } from '../nn/transformer.js';
 import { embedding } from '../ops/index_select.js';
 import { rope } from '../ops/rope.js';
 import { slice } from '../ops/view.js';
@@ -189,9 +189,8 @@ class LlamaBlock extends Module implements Block {
         1 / Math.sqrt(d),
         this.#window,
       );
-      const middle = add(x, o.forward(joinHeads(mixed)));
-      const inner = postNorm.forward(middle);
-      return add(middle, down.forward(swiglu(gate.forward(inner), up.forward(inner))));
+      const middle = o.forward(joinHeads(mixed), { residual: x });
+      return down.forward(gatedUp(gate, up, postNorm.forward(middle)), { residual: middle });
     });
   }
 

@@ -278,37 +278,37 @@ export function matmul_bf16(a: TensorArg, b: TensorArg, out: TensorArg, accumula
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_bf16!(a.storage.handle, b.storage.handle, out.storage.handle);
 }
-export function linear(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
-  call.linear!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
+export function linear(x: TensorArg, weight: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), gate), residual), out), slope), activation);
+  call.linear!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
-export function linear_bf16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
-  call.linear_bf16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
+export function linear_bf16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), gate), residual), out), slope), activation);
+  call.linear_bf16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
 export function matmul_f16(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_f16!(a.storage.handle, b.storage.handle, out.storage.handle);
 }
-export function linear_f16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
-  call.linear_f16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
+export function linear_f16(x: TensorArg, weight: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), gate), residual), out), slope), activation);
+  call.linear_f16!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
 export function matmul_tf32(a: TensorArg, b: TensorArg, out: TensorArg, accumulate: number): void {
   number(tensor(tensor(tensor(0, a), b), out), accumulate);
   call.matmul_tf32!(a.storage.handle, b.storage.handle, out.storage.handle);
 }
-export function linear_tf32(x: TensorArg, weight: TensorArg, bias: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), slope), activation);
-  call.linear_tf32!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
+export function linear_tf32(x: TensorArg, weight: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, slope: TensorArg | null, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), gate), residual), out), slope), activation);
+  call.linear_tf32!(x.storage.handle, weight.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle, slope?.storage.handle ?? null);
 }
 export function linear_pack(weight: TensorArg, packed: TensorArg, unpack: number): void {
   number(tensor(tensor(0, weight), packed), unpack);
   call.linear_pack!(weight.storage.handle, packed.storage.handle);
 }
-export function linear_packed(x: TensorArg, packed: TensorArg, bias: TensorArg | null, out: TensorArg, activation: number): void {
-  number(tensor(tensor(tensor(tensor(0, x), packed), bias), out), activation);
-  call.linear_packed!(x.storage.handle, packed.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
+export function linear_packed(x: TensorArg, packed: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(0, x), packed), bias), gate), residual), out), activation);
+  call.linear_packed!(x.storage.handle, packed.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle);
 }
 export function matmul_i8(a: TensorArg, b: TensorArg, out: TensorArg): void {
   tensor(tensor(tensor(0, a), b), out);
@@ -326,21 +326,21 @@ export function linear_i8_pack(weight: TensorArg, packed: TensorArg, unpack: num
   number(tensor(tensor(0, weight), packed), unpack);
   call.linear_i8_pack!(weight.storage.handle, packed.storage.handle);
 }
-export function linear_w8a8(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, out: TensorArg, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), out), activation);
-  call.linear_w8a8!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
+export function linear_w8a8(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), gate), residual), out), activation);
+  call.linear_w8a8!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle);
 }
 export function linear_24_pack(weight: TensorArg, packed: TensorArg, unpack: number): void {
   number(tensor(tensor(0, weight), packed), unpack);
   call.linear_24_pack!(weight.storage.handle, packed.storage.handle);
 }
-export function linear_w8a8_24(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, out: TensorArg, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), out), activation);
-  call.linear_w8a8_24!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
+export function linear_w8a8_24(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), gate), residual), out), activation);
+  call.linear_w8a8_24!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle);
 }
-export function linear_w8a16(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, out: TensorArg, activation: number): void {
-  number(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), out), activation);
-  call.linear_w8a16!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
+export function linear_w8a16(x: TensorArg, packed: TensorArg, scale: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, activation: number): void {
+  number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, x), packed), scale), bias), gate), residual), out), activation);
+  call.linear_w8a16!(x.storage.handle, packed.storage.handle, scale.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle);
 }
 export function quantize_weight_i4(w: TensorArg, q: TensorArg, scale: TensorArg, group: number, steps: number, max_shrink: number): void {
   number(number(number(tensor(tensor(tensor(0, w), q), scale), group), steps), max_shrink);
@@ -350,9 +350,9 @@ export function linear_i4_pack(q: TensorArg, scale: TensorArg, packed: TensorArg
   number(number(tensor(tensor(tensor(0, q), scale), packed), group), unpack);
   call.linear_i4_pack!(q.storage.handle, scale.storage.handle, packed.storage.handle);
 }
-export function linear_w4a16(x: TensorArg, packed: TensorArg, bias: TensorArg | null, out: TensorArg, group: number, activation: number): void {
-  number(number(tensor(tensor(tensor(tensor(0, x), packed), bias), out), group), activation);
-  call.linear_w4a16!(x.storage.handle, packed.storage.handle, bias?.storage.handle ?? null, out.storage.handle);
+export function linear_w4a16(x: TensorArg, packed: TensorArg, bias: TensorArg | null, gate: TensorArg | null, residual: TensorArg | null, out: TensorArg, group: number, activation: number): void {
+  number(number(tensor(tensor(tensor(tensor(tensor(tensor(0, x), packed), bias), gate), residual), out), group), activation);
+  call.linear_w4a16!(x.storage.handle, packed.storage.handle, bias?.storage.handle ?? null, gate?.storage.handle ?? null, residual?.storage.handle ?? null, out.storage.handle);
 }
 export function attention_forward(q: TensorArg, k: TensorArg, v: TensorArg, mask: TensorArg | null, lengths: TensorArg | null, starts: TensorArg | null, out: TensorArg, lse: TensorArg, scale: number, causal: number, window: number): void {
   number(number(number(tensor(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, q), k), v), mask), lengths), starts), out), lse), scale), causal), window);
@@ -394,17 +394,17 @@ export function layer_norm_forward(x: TensorArg, weight: TensorArg | null, bias:
   number(tensor(tensor(tensor(tensor(tensor(tensor(0, x), weight), bias), out), mean), rstd), eps);
   call.layer_norm_forward!(x.storage.handle, weight?.storage.handle ?? null, bias?.storage.handle ?? null, out.storage.handle, mean?.storage.handle ?? null, rstd?.storage.handle ?? null);
 }
-export function layer_norm_backward(dy: TensorArg, x: TensorArg, weight: TensorArg | null, mean: TensorArg, rstd: TensorArg, dx: TensorArg, dweight: TensorArg | null, dbias: TensorArg | null): void {
-  tensor(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, dy), x), weight), mean), rstd), dx), dweight), dbias);
-  call.layer_norm_backward!(dy.storage.handle, x.storage.handle, weight?.storage.handle ?? null, mean.storage.handle, rstd.storage.handle, dx.storage.handle, dweight?.storage.handle ?? null, dbias?.storage.handle ?? null);
+export function layer_norm_backward(dy: TensorArg, x: TensorArg, weight: TensorArg | null, mean: TensorArg, rstd: TensorArg, residual: TensorArg | null, dx: TensorArg, dweight: TensorArg | null, dbias: TensorArg | null): void {
+  tensor(tensor(tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, dy), x), weight), mean), rstd), residual), dx), dweight), dbias);
+  call.layer_norm_backward!(dy.storage.handle, x.storage.handle, weight?.storage.handle ?? null, mean.storage.handle, rstd.storage.handle, residual?.storage.handle ?? null, dx.storage.handle, dweight?.storage.handle ?? null, dbias?.storage.handle ?? null);
 }
 export function rms_norm_forward(x: TensorArg, weight: TensorArg, out: TensorArg, rstd: TensorArg | null, eps: number): void {
   number(tensor(tensor(tensor(tensor(0, x), weight), out), rstd), eps);
   call.rms_norm_forward!(x.storage.handle, weight.storage.handle, out.storage.handle, rstd?.storage.handle ?? null);
 }
-export function rms_norm_backward(dy: TensorArg, x: TensorArg, weight: TensorArg, rstd: TensorArg, dx: TensorArg, dweight: TensorArg): void {
-  tensor(tensor(tensor(tensor(tensor(tensor(0, dy), x), weight), rstd), dx), dweight);
-  call.rms_norm_backward!(dy.storage.handle, x.storage.handle, weight.storage.handle, rstd.storage.handle, dx.storage.handle, dweight.storage.handle);
+export function rms_norm_backward(dy: TensorArg, x: TensorArg, weight: TensorArg, rstd: TensorArg, residual: TensorArg | null, dx: TensorArg, dweight: TensorArg): void {
+  tensor(tensor(tensor(tensor(tensor(tensor(tensor(0, dy), x), weight), rstd), residual), dx), dweight);
+  call.rms_norm_backward!(dy.storage.handle, x.storage.handle, weight.storage.handle, rstd.storage.handle, residual?.storage.handle ?? null, dx.storage.handle, dweight.storage.handle);
 }
 export function rope(x: TensorArg, cos: TensorArg, sin: TensorArg, out: TensorArg, interleaved: number, sign: number): void {
   number(number(tensor(tensor(tensor(tensor(0, x), cos), sin), out), interleaved), sign);

@@ -4,8 +4,9 @@ import { productDtype } from '../autograd/modes.js';
 import { willRecord } from '../autograd/record.js';
 import { cast, contiguous } from '../ops/cast.js';
 import { linearPacked, packLinear, unpackLinear } from '../ops/linear_packed.js';
+import { add, mul } from '../ops/elementwise.js';
 import { linear } from '../ops/matmul.js';
-import type { Activation } from '../ops/matmul.js';
+import type { LinearOptions } from '../ops/linear_end.js';
 import { linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
 import { transpose } from '../ops/view.js';
@@ -78,29 +79,52 @@ export class Linear extends Module {
     return this.#weight;
   }
 
-  forward(x: Tensor, activation: Activation = 'none'): Tensor {
+  /** gate ⊙ activation(x Wᵀ + b) + residual: x (…, in), gate and residual (…, out) → (…, out) */
+  forward(x: Tensor, options: LinearOptions = {}): Tensor {
     this.observer?.(x);
+    return this.#quantized && willRecord(options.gate, options.residual)
+      ? this.#separately(x, options)
+      : this.#product(x, options);
+  }
+
+  /** Whether forward(x) is recorded for backward(). */
+  records(x: Tensor): boolean {
+    return this.#quantized === null && willRecord(x, this.#weight, this.#bias);
+  }
+
+  /** Quantized products have no gradient, the rest may have one. */
+  #separately(x: Tensor, { activation = 'none', gate, residual }: LinearOptions): Tensor {
+    return tidy(() => {
+      let y = this.#product(x, { activation });
+      if (gate) y = mul(y, gate);
+      return residual ? add(y, residual) : y;
+    });
+  }
+
+  #product(x: Tensor, options: LinearOptions): Tensor {
     if (this.#quantized) {
       const { scheme, packed, scale, group } = this.#quantized;
       if (scheme === 'w4a16')
         return linearW4A16(x, packed, this.#bias, {
+          ...options,
           outputs: this.outFeatures,
           group,
-          activation,
         });
-      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale!, this.#bias, {
-        activation,
-      });
+      return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale!, this.#bias, options);
     }
     if (this.#packed) {
       const packed = this.#packed;
       const same = packed.dtype === 'bfloat16' || productDtype().endsWith('float32');
-      if (x.dtype === 'float32' && same && !willRecord(x, this.#bias))
-        return linearPacked(x, packed, this.#bias, { outputs: this.outFeatures, activation });
+      if (
+        x.dtype === 'float32' &&
+        same &&
+        !willRecord(x, this.#bias, options.gate, options.residual)
+      )
+        return linearPacked(x, packed, this.#bias, { ...options, outputs: this.outFeatures });
     }
     const { weight } = this;
-    if (!this.conv1d) return linear(x, weight, this.#bias, { activation });
-    return tidy(() => linear(x, transpose(weight), this.#bias, { activation }));
+    if (!this.conv1d) return linear(x, weight, this.#bias, options);
+    return tidy(() => linear(x, transpose(weight), this.#bias, options));
   }
 
   /** Stores the weight in bfloat16 for inference; inputs, bias and results stay float32. */

@@ -6,7 +6,7 @@ import { contiguous } from '../ops/cast.js';
 import { dropout } from '../ops/dropout.js';
 import { add, mul, notEqual, swiglu, where } from '../ops/elementwise.js';
 import { linear, matmul } from '../ops/matmul.js';
-import type { Activation } from '../ops/matmul.js';
+import type { Activation } from '../ops/linear_end.js';
 import { softmax } from '../ops/softmax.js';
 import { permute, reshape, slice, transpose, tril } from '../ops/view.js';
 import { empty, ones, zeros } from '../tensor/create.js';
@@ -74,6 +74,8 @@ export interface AttentionCall {
   keyMask?: Tensor | null;
   /** Also return the probabilities (B, H, T, S). */
   needWeights?: boolean;
+  /** (B, T, C), added to the output. */
+  residual?: Tensor | null;
 }
 
 /** torch.nn.MultiheadAttention with batchFirst. */
@@ -112,6 +114,7 @@ export class MultiHeadAttention extends Module {
   ): { output: Tensor; weights: Tensor | null } {
     const c = this.embedDim;
     const h = this.numHeads;
+    const { residual = null } = call;
     return tidy(() => {
       const part = (x: Tensor, from: number, to: number): Tensor => {
         const [b, t] = x.shape as [number, number];
@@ -130,7 +133,7 @@ export class MultiHeadAttention extends Module {
       if (qkv && !call.keyMask && drop === 0 && !call.needWeights) {
         const packed = reshape(qkv, [qkv.shape[0]!, qkv.shape[1]!, 3 * c]);
         const mixed = packedAttention(packed, h, { causal: call.causal ?? false });
-        return { output: this.outProj.forward(mixed), weights: null };
+        return { output: this.outProj.forward(mixed, { residual }), weights: null };
       }
       const kv = qkv ?? part(source, 1, 3);
       const q = pick(qkv ?? part(query, 0, 1), 0);
@@ -155,7 +158,7 @@ export class MultiHeadAttention extends Module {
       } else mixed = attention(q, k, v, { causal: call.causal ?? false, mask });
       const joined = reshape(contiguous(permute(mixed, [0, 2, 1, 3])), [b, t, c]);
       return {
-        output: this.outProj.forward(joined),
+        output: this.outProj.forward(joined, { residual }),
         weights: call.needWeights ? weights : null,
       };
     });
@@ -170,6 +173,17 @@ export interface MLPOptions {
   dropout?: number;
   generator?: Generator;
   dtype?: FloatDType;
+}
+
+/**
+ * silu(gate(x)) ⊙ up(x) (arXiv 2002.05202). For inference within the products; for training by the kernel that keeps neither
+ * activation: x (…, dim) → (…, hidden)
+ */
+export function gatedUp(gate: Linear, up: Linear, x: Tensor): Tensor {
+  return tidy(() => {
+    if (gate.records(x) || up.records(x)) return swiglu(gate.forward(x), up.forward(x));
+    return up.forward(x, { gate: gate.forward(x, { activation: 'silu' }) });
+  });
 }
 
 /** Feed-forward: down(activation(up(x))), or down(silu(gate(x)) up(x)) for swiglu. */
@@ -200,16 +214,19 @@ export class MLP extends Module {
     this.#dropout = this.register('dropout', new Dropout(options.dropout ?? 0));
   }
 
-  /** (…, dim) → (…, dim) */
-  forward(x: Tensor): Tensor {
+  /** x (…, dim) → (…, dim), plus `residual` of that shape. */
+  forward(x: Tensor, residual: Tensor | null = null): Tensor {
     return tidy(() => {
       const inner = this.gate
-        ? swiglu(this.gate.forward(x), this.up.forward(x))
-        : this.up.forward(x, this.#activation as Activation);
-      return this.down.forward(this.#dropout.forward(inner));
+        ? gatedUp(this.gate, this.up, x)
+        : this.up.forward(x, { activation: this.#activation as Activation });
+      return this.down.forward(this.#dropout.forward(inner), { residual });
     });
   }
 }
+
+/** What a residual connection goes around, and is added to by its last product where it is given. */
+type Branch = (x: Tensor, residual: Tensor | null) => Tensor;
 
 export interface TransformerLayerOptions {
   dim: number;
@@ -269,22 +286,23 @@ export class TransformerLayer extends Module {
           : 'TransformerLayer: an encoder layer takes no source',
       );
     return tidy(() => {
-      const branches: ((y: Tensor) => Tensor)[] = [
-        (y) => this.selfAttention.forward(y, y, { causal, keyMask }).output,
-        ...(this.crossAttention
-          ? [
-              (y: Tensor): Tensor =>
-                this.crossAttention!.forward(y, source!, { keyMask: sourceMask }).output,
-            ]
-          : []),
-        (y) => this.mlp.forward(y),
+      const { selfAttention, crossAttention } = this;
+      const branches: Branch[] = [
+        (y, residual) => selfAttention.forward(y, y, { causal, keyMask, residual }).output,
       ];
+      if (crossAttention)
+        branches.push((y, residual) => {
+          const to = { keyMask: sourceMask, residual };
+          return crossAttention.forward(y, source!, to).output;
+        });
+      branches.push((y, residual) => this.mlp.forward(y, residual));
+      const drops = this.training && this.#dropout.p > 0;
+      const added = (branch: Branch, from: Tensor, to: Tensor): Tensor =>
+        drops ? add(to, this.#dropout.forward(branch(from, null))) : branch(from, to);
       let y = x;
       branches.forEach((branch, i) => {
         const norm = this.#norms[i]!;
-        y = this.#preNorm
-          ? add(y, this.#dropout.forward(branch(norm.forward(y))))
-          : norm.forward(add(y, this.#dropout.forward(branch(y))));
+        y = this.#preNorm ? added(branch, norm.forward(y), y) : norm.forward(added(branch, y, y));
       });
       return y;
     });

@@ -6,6 +6,7 @@ export * from './elementwise.js';
 export * from './index_select.js';
 export * from './layer_norm.js';
 export * from './linear_cross_entropy.js';
+export type { Activation, LinearOptions } from './linear_end.js';
 export * from './linear_kl_div.js';
 export * from './linear_packed.js';
 export * from './losses.js';

@@ -72,12 +72,15 @@ export function layerNorm(
       eps,
     );
     const hasBias = bias !== null;
-    return record(out, { x, weight, bias }, { x: dense, scale, mean, rstd }, (dy, s) => {
+    return record(out, { x, weight, bias }, { x: dense, scale, mean, rstd }, (dy, s, walk) => {
       const dx = empty(dy.shape, dy.dtype);
       const width = [dy.shape.at(-1)!];
       const dweight = s.scale ? empty(width, dy.dtype) : null;
       const dbias = hasBias ? empty(width, dy.dtype) : null;
-      kernels.layer_norm_backward(contiguous(dy), s.x, s.scale, s.mean, s.rstd, dx, dweight, dbias);
+      // what x already has of its gradient, by way of a residual connection, is added on the way out
+      const rest = walk.take('x');
+      const { mean: m, rstd: r } = s;
+      kernels.layer_norm_backward(contiguous(dy), s.x, s.scale, m, r, rest, dx, dweight, dbias);
       return { x: dx, weight: dweight, bias: dbias };
     });
   });

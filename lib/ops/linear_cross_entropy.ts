@@ -95,7 +95,7 @@ export function linearCrossEntropy(
         part(losses, 0, from),
         part(lse, 0, 0),
       ] as const;
-      linear(xs, w, null, ys, null, 0);
+      linear(xs, w, null, null, null, ys, null, 0);
       kernels.cross_entropy_forward(ys, ts, ls, es, ignoreIndex, labelSmoothing);
       if (!recording) continue;
       const share = each.view([count], [0], 0);

@@ -69,7 +69,7 @@ export function linearKlDiv(
           );
         const make = (): Tensor => empty([count, classes], dtype);
         const [s, lq, lp] = [make(), make(), make()];
-        linear(part(flat), w, null, s, null, 0);
+        linear(part(flat), w, null, null, null, s, null, 0);
         if (temperature !== 1) kernels.affine(s, s, 1 / temperature, 0);
         kernels.log_softmax_forward(s, lq);
         kernels.affine(contiguous(z), s, 1 / temperature, 0);

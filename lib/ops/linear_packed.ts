@@ -6,8 +6,8 @@ import type { Tensor } from '../tensor/tensor.js';
 import { asRows } from './as_rows.js';
 import { contiguous } from './cast.js';
 import * as check from './check.js';
-import { activationNames, activations } from './matmul.js';
-import type { Activation } from './matmul.js';
+import { checkLinearOptions, linearOptionNames } from './linear_end.js';
+import type { LinearOptions } from './linear_end.js';
 
 // The layout of native/cpu/linear_packed.cc: panels of 32 outputs; bfloat16 inputs in pairs.
 const panel = 32;
@@ -40,14 +40,13 @@ export function unpackLinear(packed: Tensor, n: number, k: number): Tensor {
   return weight;
 }
 
-export interface LinearPackedOptions {
+export interface LinearPackedOptions extends LinearOptions {
   /** N, the rows of the weight: panels are padded. */
   outputs: number;
-  activation?: Activation;
 }
 
 /**
- * y = activation(x Wᵀ + b) of a packed weight. x (…, K) float32, packed = packLinear((N, K)), bias (N) float32 or null → (…, N)
+ * y = gate ⊙ activation(x Wᵀ + b) + residual of a packed weight. x (…, K) float32, packed = packLinear((N, K)), bias (N) float32 or null → (…, N)
  * float32. With a bfloat16 weight x is rounded to bfloat16 and sums are float32. No gradient.
  */
 export function linearPacked(
@@ -59,22 +58,22 @@ export function linearPacked(
   const op = 'linearPacked';
   check.tensor(op, 'x', x);
   check.tensor(op, 'packed', packed);
-  check.knownOptions(op, options, ['outputs', 'activation']);
-  const { outputs: n, activation = 'none' } = options;
+  check.knownOptions(op, options, ['outputs', ...linearOptionNames]);
+  const { outputs: n } = options;
   check.integer(op, 'outputs', n, 0);
-  check.oneOf(op, 'activation', activation, activationNames);
   check.dtype(op, 'x', x, 'float32');
   check.minRank(op, x, 1);
   const k = x.shape[x.rank - 1]!;
   check.shape(op, 'packed', packed, packedShape(packed.dtype, n, k));
+  checkLinearOptions(op, options, [...x.shape.slice(0, -1), n], 'float32');
   if (bias) {
     check.tensor(op, 'bias', bias);
     check.shape(op, 'bias', bias, [n]);
     check.dtype(op, 'bias', bias, 'float32');
   }
   const flatBias = bias && !bias.isContiguous ? contiguous(bias) : bias;
-  const out = asRows(x, n, (rows, result) =>
-    kernels.linear_packed(rows, packed, flatBias, result, activations[activation]),
+  const out = asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
+    kernels.linear_packed(rows, packed, flatBias, gate, residual, result, activation),
   );
   if (flatBias !== bias) flatBias?.dispose();
   return out;

@@ -12,14 +12,11 @@ import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
 import { productKernels, restore } from './compute_dtype.js';
-import { mul } from './elementwise.js';
+import { add, mul } from './elementwise.js';
+import { checkLinearOptions, linearOptionNames, withKernelEnd } from './linear_end.js';
+import type { LinearOptions } from './linear_end.js';
 import { sum } from './reduce.js';
 import { expand, reshape, squeeze, transpose, unsqueeze } from './view.js';
-
-/** The activations that linear() can apply on the way out, with their numbers in native/cpu/gemm/gemm.h. */
-export const activations = { none: 0, gelu_tanh: 1, gelu: 2, silu: 3, relu: 4 } as const;
-export type Activation = keyof typeof activations;
-export const activationNames: readonly Activation[] = Object.keys(activations) as Activation[];
 
 /**
  * Matrix product with broadcasting over leading axes: (…, M, K) × (…, K, N) → (…, M, N).
@@ -84,13 +81,8 @@ function product(a: Tensor, b: Tensor, precision: ProductDtype): Tensor {
   }));
 }
 
-export interface LinearOptions {
-  /** Applied to the result inside the kernel. */
-  activation?: Activation;
-}
-
 /**
- * y = activation(x Wᵀ + b). x (…, K), weight (N, K), bias (N) or null → (…, N). All of one dtype; or a bfloat16 weight that is not
+ * y = gate ⊙ activation(x Wᵀ + b) + residual, in one kernel (a gate whose gradient is recorded takes kernels of its own). x (…, K), weight (N, K), bias (N) or null → (…, N). All of one dtype; or a bfloat16 weight that is not
  * trained with float32 for the rest: products of bfloat16 numbers, float32 sums and results.
  * GPT-2 stores weights (K, N): pass `transpose(weight)`, a view.
  */
@@ -102,9 +94,7 @@ export function linear(
 ): Tensor {
   check.tensor('linear', 'x', x);
   check.tensor('linear', 'weight', weight);
-  check.knownOptions('linear', options, ['activation']);
-  const activation = options.activation ?? 'none';
-  check.oneOf('linear', 'activation', activation, activationNames);
+  check.knownOptions('linear', options, linearOptionNames);
   check.rank('linear', 'weight', weight, 2, '(N, K)');
   check.minRank('linear', x, 1);
   const [n, k] = weight.shape as [number, number];
@@ -121,27 +111,34 @@ export function linear(
   if (!stored) check.sameDtype('linear', x, weight, 'x and weight');
   if (bias) check.sameDtype('linear', stored ? x : weight, bias, 'weight and bias');
   check.floatDtype('linear', x);
-  if (x.dtype === 'bfloat16' && !willRecord(x, weight, bias))
-    return tidy(() =>
-      cast(linear(cast(x, 'float32'), weight, bias && cast(bias, 'float32'), options), x.dtype),
-    );
-  if (isHalf(x.dtype))
-    return tidy(() =>
-      restore(
-        linear(cast(x, 'float32'), cast(weight, 'float32'), bias && cast(bias, 'float32'), options),
-        x.dtype,
-      ),
-    );
   const lead = x.shape.slice(0, -1);
+  checkLinearOptions('linear', options, [...lead, n], x.dtype);
+  const { activation = 'none', gate = null, residual = null } = options;
+  const recording = willRecord(x, weight, bias, residual, gate);
+  if (isHalf(x.dtype))
+    return tidy(() => {
+      const wide = (t: Tensor | null): Tensor | null => t && cast(t, 'float32');
+      const end = { activation, gate: wide(gate), residual: wide(residual) };
+      const keep = x.dtype === 'bfloat16' && !recording;
+      const w = keep ? weight : cast(weight, 'float32');
+      return restore(linear(cast(x, 'float32'), w, wide(bias), end), x.dtype);
+    });
+  if (gate && recording)
+    return tidy(() => {
+      const gated = mul(linear(x, weight, bias, { activation }), gate);
+      return residual ? add(gated, residual) : gated;
+    });
   const rows = lead.reduce((a, d) => a * d, 1);
   const precision = stored ? 'bfloat16' : productDtype();
   const kernel = productKernels(x.dtype, precision).linear;
-  if (!willRecord(x, weight, bias) && x.isContiguous && (bias === null || bias.isContiguous)) {
+  if (!recording && x.isContiguous && (bias === null || bias.isContiguous)) {
     // inference, the common case: matrices by views made directly
     const flat = x.view([rows, k], [k, 1], x.offset);
     const out = empty([...lead, n], x.dtype);
     const result = out.view([rows, n], [n, 1], 0);
-    kernel(flat, weight, bias, result, null, activations[activation]);
+    withKernelEnd(options, rows, n, (end) =>
+      kernel(flat, weight, bias, end.gate, end.residual, result, null, end.activation),
+    );
     flat.dispose();
     result.dispose();
     return out;
@@ -149,21 +146,34 @@ export function linear(
   return tidy(() => {
     const flat = reshape(x.detach(), [rows, k]);
     const out = empty([rows, n], x.dtype);
-    const recording = willRecord(x, weight, bias);
     // the derivative of the activation: its backward pass is one multiplication
     const slope = recording && activation !== 'none' ? empty([rows, n], x.dtype) : null;
-    kernel(flat, weight, bias && contiguous(bias.detach()), out, slope, activations[activation]);
+    const b = bias && contiguous(bias.detach());
+    withKernelEnd(options, rows, n, (end) =>
+      kernel(flat, weight, b, end.gate, end.residual, out, slope, end.activation),
+    );
     const result = reshape(out, [...lead, n]);
     if (!recording) return result;
     const shape = x.shape;
     const [wantsX, wantsWeight, wantsBias] = [x, weight, bias].map((t) => t?.requiresGrad ?? false);
-    return record(result, { x, weight, bias }, { flat, weight, slope }, (dy, s) => {
+    const inputs = { x, weight, bias, residual };
+    return record(result, inputs, { flat, weight, slope }, (dy, s, walk) => {
       const dense = contiguous(reshape(dy, [rows, n]));
       const d = s.slope ? mul(dense, s.slope) : dense;
       // the gradient of a transposed view is computed in the order of its storage, so that nobody has to transpose it later
       const [rowStride, columnStride] = s.weight.strides as [number, number];
+      const gradientOfX = (): Tensor => {
+        // what x already has of its gradient is added on the way out
+        const rest = walk.take('x');
+        const dx = empty([rows, k], dy.dtype);
+        withKernelEnd({ residual: rest }, rows, k, (end) =>
+          kernel(d, transpose(s.weight), null, null, end.residual, dx, null, end.activation),
+        );
+        return reshape(dx, shape);
+      };
       return {
-        x: wantsX ? reshape(product(d, s.weight, precision), shape) : null,
+        residual: dy,
+        x: wantsX ? gradientOfX() : null,
         weight: !wantsWeight
           ? null
           : rowStride < columnStride

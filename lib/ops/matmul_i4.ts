@@ -7,8 +7,8 @@ import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
 import { asRows } from './as_rows.js';
 import * as check from './check.js';
-import { activationNames, activations } from './matmul.js';
-import type { Activation } from './matmul.js';
+import { checkLinearOptions, linearOptionNames } from './linear_end.js';
+import type { LinearOptions } from './linear_end.js';
 
 function checkGroup(op: string, group: number): void {
   check.integer(op, 'group', group, 32);
@@ -89,16 +89,15 @@ export function unpackI4(
   return { q, scale };
 }
 
-export interface LinearW4A16Options {
+export interface LinearW4A16Options extends LinearOptions {
   /** N, the rows of the weight: panels are padded. */
   outputs: number;
   /** Inputs that share a scale, as they were packed. Default 128. */
   group?: number;
-  activation?: Activation;
 }
 
 /**
- * W4A16: y = activation(x Wᵀ + b), int4 weights. x (…, K) float32, packed = packI4((N, K)), bias (N) → (…, N) float32. No gradient.
+ * W4A16: y = gate ⊙ activation(x Wᵀ + b) + residual, int4 weights. x (…, K) float32, packed = packI4((N, K)), bias (N) → (…, N) float32. No gradient.
  *
  * On a CPU with VNNI, and for up to 8 rows on others, x is rounded to 16-bit integers, a scale for each 32 of a row: xᵢ is off by at
  * most max|x| / 32512 of its 32, and the products are exact; elsewhere x stays float32.
@@ -112,18 +111,18 @@ export function linearW4A16(
   const op = 'linearW4A16';
   check.tensor(op, 'x', x);
   check.tensor(op, 'packed', packed);
-  check.knownOptions(op, options, ['outputs', 'group', 'activation']);
-  const { outputs: n, group = 128, activation = 'none' } = options;
+  check.knownOptions(op, options, ['outputs', 'group', ...linearOptionNames]);
+  const { outputs: n, group = 128 } = options;
   check.integer(op, 'outputs', n, 0);
   checkGroup(op, group);
-  check.oneOf(op, 'activation', activation, activationNames);
   check.dtype(op, 'x', x, 'float32');
   check.dtype(op, 'packed', packed, 'uint8');
   check.minRank(op, x, 1);
   check.shape(op, 'packed', packed, [packedBytes(n, x.shape[x.rank - 1]!, group)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  return asRows(x, n, (rows, result) =>
-    kernels.linear_w4a16(rows, packed, bias, result, group, activations[activation]),
+  checkLinearOptions(op, options, [...x.shape.slice(0, -1), n], 'float32');
+  return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
+    kernels.linear_w4a16(rows, packed, bias, gate, residual, result, group, activation),
   );
 }
 

@@ -8,8 +8,8 @@ import type { Tensor } from '../tensor/tensor.js';
 import { contiguous } from './cast.js';
 import { asRows } from './as_rows.js';
 import * as check from './check.js';
-import { activationNames, activations } from './matmul.js';
-import type { Activation } from './matmul.js';
+import { checkLinearOptions, linearOptionNames } from './linear_end.js';
+import type { LinearOptions } from './linear_end.js';
 
 /** Exact product of int8 matrices: (M, K) × (K, N) → (M, N) int32. */
 export function matmulI8(a: Tensor, b: Tensor): Tensor {
@@ -111,10 +111,6 @@ export function unpackI8Sparse24(packed: Tensor, n: number, k: number): Tensor {
   return unpack('unpackI8Sparse24', kernels.linear_24_pack, packedBytes24, packed, n, k);
 }
 
-export interface LinearI8Options {
-  activation?: Activation;
-}
-
 type LinearKernel = typeof kernels.linear_w8a8;
 
 function linearI8(
@@ -125,14 +121,12 @@ function linearI8(
   packed: Tensor,
   scale: Tensor,
   bias: Tensor | null,
-  options: LinearI8Options,
+  options: LinearOptions,
 ): Tensor {
   check.tensor(op, 'x', x);
   check.tensor(op, 'packed', packed);
   check.tensor(op, 'scale', scale);
-  check.knownOptions(op, options, ['activation']);
-  const activation = options.activation ?? 'none';
-  check.oneOf(op, 'activation', activation, activationNames);
+  check.knownOptions(op, options, linearOptionNames);
   check.dtype(op, 'x', x, 'float32');
   check.dtype(op, 'packed', packed, 'int8');
   check.rank(op, 'scale', scale, 1, '(N)');
@@ -141,13 +135,14 @@ function linearI8(
   const k = x.shape[x.rank - 1]!;
   check.shape(op, 'packed', packed, [bytes(n, k)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  return asRows(x, n, (rows, result) =>
-    kernel(rows, packed, scale, bias, result, activations[activation]),
+  checkLinearOptions(op, options, [...x.shape.slice(0, -1), n], 'float32');
+  return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
+    kernel(rows, packed, scale, bias, gate, residual, result, activation),
   );
 }
 
 /**
- * W8A8: y = activation(x Wᵀ + b) with int8 weights (scale per output) and activations quantized per row on the fly;
+ * W8A8: y = gate ⊙ activation(x Wᵀ + b) + residual with int8 weights (scale per output) and activations quantized per row on the fly;
  * int32 sums, float32 result. x (…, K), packed = packI8((N, K)), scale (N), bias (N) → (…, N). No gradient.
  */
 export function linearW8A8(
@@ -155,7 +150,7 @@ export function linearW8A8(
   packed: Tensor,
   scale: Tensor,
   bias: Tensor | null = null,
-  options: LinearI8Options = {},
+  options: LinearOptions = {},
 ): Tensor {
   return linearI8('linearW8A8', kernels.linear_w8a8, packedBytes, x, packed, scale, bias, options);
 }
@@ -166,7 +161,7 @@ export function linearW8A8Sparse24(
   packed: Tensor,
   scale: Tensor,
   bias: Tensor | null = null,
-  options: LinearI8Options = {},
+  options: LinearOptions = {},
 ): Tensor {
   const op = 'linearW8A8Sparse24';
   return linearI8(op, kernels.linear_w8a8_24, packedBytes24, x, packed, scale, bias, options);
@@ -178,7 +173,7 @@ export function linearW8A16(
   packed: Tensor,
   scale: Tensor,
   bias: Tensor | null = null,
-  options: LinearI8Options = {},
+  options: LinearOptions = {},
 ): Tensor {
   return linearI8(
     'linearW8A16',

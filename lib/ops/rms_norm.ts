@@ -32,10 +32,12 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
     const out = empty(x.shape, x.dtype);
     const rstd = empty(x.shape.slice(0, -1), x.dtype);
     kernels.rms_norm_forward(dense, scale, out, rstd, eps);
-    return record(out, { x, weight }, { x: dense, scale, rstd }, (dy, s) => {
+    return record(out, { x, weight }, { x: dense, scale, rstd }, (dy, s, walk) => {
       const dx = empty(dy.shape, dy.dtype);
       const dweight = empty(s.scale.shape, dy.dtype);
-      kernels.rms_norm_backward(contiguous(dy), s.x, s.scale, s.rstd, dx, dweight);
+      // what x already has of its gradient, by way of a residual connection, is added on the way out
+      const rest = walk.take('x');
+      kernels.rms_norm_backward(contiguous(dy), s.x, s.scale, s.rstd, rest, dx, dweight);
       return { x: dx, weight: dweight };
     });
   });

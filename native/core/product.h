@@ -36,6 +36,13 @@ ROOTS_PORTABLE V activation_slope(Activation activation, V x) {
   return with_activation(activation, [](auto f, V value) { return decltype(f)::derivative(value); }, x);
 }
 
+// What a linear layer does with its sums: y = gate * activation(sum + bias) + residual. slope receives
+// activation'(sum + bias), which the backward pass multiplies by.
+struct LinearEnd {
+  OptionalTensor bias, gate, residual, slope;
+  int64_t activation;
+};
+
 // a (…, M, K), b (…, K, N), out (…, M, N) with the same leading axes.
 inline Status check_product(const Tensor& a, const Tensor& b, const Tensor& out) {
   const int32_t r = out.rank;
@@ -48,38 +55,39 @@ inline Status check_product(const Tensor& a, const Tensor& b, const Tensor& out)
   return nullptr;
 }
 
-// x (M, K), weight (N, K), bias (N), out and slope (M, N).
-inline Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out,
-                           const Tensor& slope, int64_t activation) {
+// bias (N), gate, residual and slope (M, N), like out.
+inline Status check_linear_end(const LinearEnd& end, const Tensor& out) {
+  const Tensor& bias = end.bias;
+  CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
+                       bias.shape[0] == out.shape[1]),
+        "bias must be contiguous, one per output");
+  const Tensor* const full[] = {&end.gate, &end.residual, &end.slope};
+  for (const Tensor* t : full) CHECK(absent_or_like(*t, out), "gate, residual and slope must be like out");
+  CHECK(end.activation >= 0 && end.activation < kNumActivations, "unknown activation");
+  return nullptr;
+}
+
+// x (M, K), weight (N, K), out (M, N).
+inline Status check_linear(const Tensor& x, const Tensor& weight, const Tensor& out, const LinearEnd& end) {
   CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2, "needs matrices");
   CHECK(x.shape[1] == weight.shape[1], "inner dimensions differ");
   CHECK(out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0] && is_contiguous(out),
         "out has the wrong shape");
-  CHECK(!bias.data || (bias.rank == 1 && bias.dtype == out.dtype && is_contiguous(bias) &&
-                       bias.shape[0] == weight.shape[0]),
-        "bias must be contiguous, one per output");
-  CHECK(!slope.data || (slope.dtype == out.dtype && same_shape(slope, out) && is_contiguous(slope)),
-        "slope must be like out");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
-  return nullptr;
+  return check_linear_end(end, out);
 }
 
-// Of weights that are quantized and packed: x (M, K), bias (N) and out (M, N), all dense float32.
-inline Status check_linear_packed(const Tensor& x, const Tensor& bias, const Tensor& out,
-                                  int64_t activation) {
+// Of weights that are quantized and packed: x (M, K) and out (M, N), dense float32.
+inline Status check_linear_packed(const Tensor& x, const Tensor& out, const LinearEnd& end) {
   CHECK(x.rank == 2 && out.rank == 2 && x.shape[0] == out.shape[0], "needs matrices");
   CHECK(x.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
   CHECK(is_contiguous(x) && is_contiguous(out), "needs contiguous tensors");
-  CHECK(!bias.data || (bias.dtype == DType::f32 && numel(bias) == out.shape[1] && is_contiguous(bias)),
-        "one bias per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
-  return nullptr;
+  return check_linear_end(end, out);
 }
 
 // int8 weights in `bytes` bytes, scale (N). exact: sums are int32.
 inline Status check_linear_i8(const Tensor& x, const Tensor& packed, int64_t bytes, const Tensor& scale,
-                              const Tensor& bias, const Tensor& out, int64_t activation, bool exact) {
-  if (const Status status = check_linear_packed(x, bias, out, activation)) return status;
+                              const Tensor& out, const LinearEnd& end, bool exact) {
+  if (const Status status = check_linear_packed(x, out, end)) return status;
   CHECK(packed.dtype == DType::i8 && packed.rank == 1 && packed.shape[0] == bytes,
         "packed has the wrong size");
   CHECK(scale.dtype == DType::f32 && numel(scale) == out.shape[1] && is_contiguous(scale),
@@ -107,9 +115,9 @@ inline Status check_group(int64_t group) {
   CHECK(group > 0 && group % PackedI4::kBlock == 0, "group must be a multiple of 32");
   return nullptr;
 }
-inline Status check_linear_i4(const Tensor& x, const Tensor& packed, const Tensor& bias, const Tensor& out,
-                              int64_t group, int64_t activation) {
-  if (const Status status = check_linear_packed(x, bias, out, activation)) return status;
+inline Status check_linear_i4(const Tensor& x, const Tensor& packed, const Tensor& out, const LinearEnd& end,
+                              int64_t group) {
+  if (const Status status = check_linear_packed(x, out, end)) return status;
   if (const Status status = check_group(group)) return status;
   return check_i4_packed(packed, PackedI4(out.shape[1], x.shape[1], group));
 }

@@ -28,6 +28,11 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
+// Of an optional tensor: dense, with the shape and type of another.
+inline bool absent_or_like(const Tensor& t, const Tensor& other) {
+  return !t.data || (t.dtype == other.dtype && same_shape(t, other) && is_contiguous(t));
+}
+
 template <class T>
 inline T* data(const Tensor& t) {
   return static_cast<T*>(t.data);

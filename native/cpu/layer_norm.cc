@@ -51,11 +51,12 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
   return nullptr;
 }
 
-// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)),
+// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)) + residual,
 // dweight = sum(dy h), dbias = sum(dy) over rows.
 template <class T>
 Status backward(const Context& context, const Tensor& dy, const Tensor& x, const T* weight, const T* mean,
-                const T* rstd, const Tensor& dx, T* dweight, T* dbias, int64_t width, int64_t rows) {
+                const T* rstd, const T* residual, const Tensor& dx, T* dweight, T* dbias, int64_t width,
+                int64_t rows) {
   using V = Vec<T>;
   T* const sums[2] = {dweight, dbias};
   return sum_over_rows<T>(context, rows, width, 2, sums, [&](int64_t begin, int64_t end, T* partial) {
@@ -64,6 +65,7 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
       const T* g = data<T>(dy) + row * width;
       const T* p = data<T>(x) + row * width;
       T* o = data<T>(dx) + row * width;
+      const T* const plus = residual ? residual + row * width : nullptr;
       const T *m = mean + row, *s = rstd + row;
       V sum_g[N] = {}, sum_gh[N] = {};  // lanes beyond the row have g = 0
       each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
@@ -85,7 +87,9 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
         unrolled<N>([&](auto r) ROOTS_INLINED {
           const V d = V::load_partial(g + r * width + i, n);
           const V h = (V::load_partial(p + r * width + i, n) - V(m[r])) * V(s[r]);
-          (V(s[r]) * (d * w - V(mean_g[r]) - h * V(mean_gh[r]))).store_partial(o + r * width + i, n);
+          V y = V(s[r]) * (d * w - V(mean_g[r]) - h * V(mean_gh[r]));
+          if (plus) y = y + V::load_partial(plus + r * width + i, n);
+          y.store_partial(o + r * width + i, n);
           dw = fma(d, h, dw);
           db = db + d;
         });
@@ -130,17 +134,20 @@ Status layer_norm_forward(const Context& context, Tensor x, OptionalTensor weigh
 }
 
 Status layer_norm_backward(const Context& context, Tensor dy, Tensor x, OptionalTensor weight, Tensor mean,
-                           Tensor rstd, Tensor dx, OptionalTensor dweight, OptionalTensor dbias) {
+                           Tensor rstd, OptionalTensor residual, Tensor dx, OptionalTensor dweight,
+                           OptionalTensor dbias) {
   int64_t width, rows;
   if (const Status status = check(x, dx, mean, rstd, &width, &rows)) return status;
   CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
+  CHECK(absent_or_like(residual, x), "residual must be contiguous, like x");
   CHECK(parameter_ok(weight, x) && parameter_ok(dweight, x) && parameter_ok(dbias, x),
         "parameters are vectors of the last axis");
   if (x.dtype == DType::f32)
-    return backward<float>(context, dy, x, data<float>(weight), data<float>(mean), data<float>(rstd), dx,
-                           data<float>(dweight), data<float>(dbias), width, rows);
-  return backward<double>(context, dy, x, data<double>(weight), data<double>(mean), data<double>(rstd), dx,
-                          data<double>(dweight), data<double>(dbias), width, rows);
+    return backward<float>(context, dy, x, data<float>(weight), data<float>(mean), data<float>(rstd),
+                           data<float>(residual), dx, data<float>(dweight), data<float>(dbias), width, rows);
+  return backward<double>(context, dy, x, data<double>(weight), data<double>(mean), data<double>(rstd),
+                          data<double>(residual), dx, data<double>(dweight), data<double>(dbias), width,
+                          rows);
 }
 
 }  // namespace ROOTS_ISA

@@ -1,6 +1,6 @@
-// y = activation(x W^T + b) with W kept in the form that the tiles of the GEMM read: panels of 32 outputs,
-// inputs one after the other (float32) or in neighbouring pairs (bf16), padded with zeros. A product then
-// packs nothing, and reads weights from beginning to end.
+// y = gate * activation(x W^T + b) + residual with W kept in the form that the tiles of the GEMM read: panels
+// of 32 outputs, inputs one after the other (float32) or in neighbouring pairs (bf16), padded with zeros. A
+// product then packs nothing, and reads weights from beginning to end.
 //   packed (ceil(N / 32), K, 32) float32: element (n, k) at [n / 32, k, n % 32]
 //   packed (ceil(N / 32), ceil(K / 2), 64) bf16: at [n / 32, k / 2, 2 (n % 32) + k % 2]
 #include "cpu/declare.h"
@@ -167,21 +167,17 @@ Status linear_pack(const Context& context, Tensor weight, Tensor packed, int64_t
 }
 
 // x (M, K) float32 with dense rows, bias (N) float32, out (M, N) float32.
-Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, Tensor out,
-                     int64_t activation) {
+Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTensor bias,
+                     OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
   CHECK(x.rank == 2 && out.rank == 2 && x.dtype == DType::f32 && out.dtype == DType::f32,
         "needs float32 matrices");
   const int64_t M = x.shape[0], K = x.shape[1], N = out.shape[1];
   CHECK(out.shape[0] == M && is_contiguous(out), "out has the wrong shape");
   CHECK(x.strides[1] == 1 || K <= 1, "rows of x must be dense");
-  CHECK(
-      !bias.data || (bias.rank == 1 && bias.dtype == DType::f32 && is_contiguous(bias) && bias.shape[0] == N),
-      "bias must be contiguous float32, one per output");
-  CHECK(activation >= 0 && activation < kNumActivations, "unknown activation");
+  if (const Status status = check_linear_end(end, out)) return status;
   if (const Status status = check_packed(packed, N, K)) return status;
-  Epilogue<float> epilogue;
-  epilogue.bias = static_cast<const float*>(bias.data);
-  epilogue.activation = static_cast<Activation>(activation);
+  const Epilogue<float> epilogue(end);
   auto* c = data<float>(out);
   if (M == 0 || N == 0) return nullptr;
   if (K == 0) return gemm<float, false>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, N, epilogue);

@@ -323,7 +323,7 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
     const auto store = [&](int64_t row, int64_t j, Vec<float> total) {
       if (row >= M || j >= N) return;
       const int64_t m = N - j < W ? N - j : W;
-      epilogue.finish(total, j, m).store_partial(out + row * N + j, m);
+      epilogue.finish(total, row * N + j, j, m).store_partial(out + row * N + j, m);
     };
     int64_t p = p0;
 #if defined(ROOTS_WIDE_ROW)
@@ -495,16 +495,15 @@ Status linear_i4_pack(const Context& context, Tensor q, Tensor scale, Tensor pac
   return nullptr;
 }
 
-// y = activation(x W^T + b): x (M, K) float32, packed and group as above.
-Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, Tensor out,
-                    int64_t group, int64_t activation) {
-  if (const Status status = check_linear_i4(x, packed, bias, out, group, activation)) return status;
+// y = gate * activation(x W^T + b) + residual: x (M, K) float32, packed and group as above.
+Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, OptionalTensor gate,
+                    OptionalTensor residual, Tensor out, int64_t group, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
+  if (const Status status = check_linear_i4(x, packed, out, end, group)) return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   const PackedI4 s(N, K, group);
   if (M == 0 || N == 0) return nullptr;
-  Epilogue<float> epilogue;
-  epilogue.bias = static_cast<const float*>(bias.data);
-  epilogue.activation = static_cast<Activation>(activation);
+  const Epilogue<float> epilogue(end);
 #if !defined(__AVX512VNNI__)
   if (M > kRoundedRows && K > 0) {
     const PackRows<float> rows{{data<float>(x), K, 1}};

@@ -98,16 +98,14 @@ struct PackWidened {
 }  // namespace
 
 Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
-                    Tensor out, int64_t activation) {
+                    OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
   const PackedShape shape(out.shape[1], x.shape[1]);
-  if (const Status status =
-          check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, false))
+  if (const Status status = check_linear_i8(x, packed, shape.total_bytes(), scale, out, end, false))
     return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   if (M == 0 || N == 0) return nullptr;
-  Epilogue<float> epilogue;
-  epilogue.bias = static_cast<const float*>(bias.data);
-  epilogue.activation = static_cast<Activation>(activation);
+  const Epilogue<float> epilogue(end);
   const int8_t* weights = data<int8_t>(packed);
   if (M > kSkinnyRows && K > 0) {
     const PackRows<float> rows{{data<float>(x), K, 1}};
@@ -127,7 +125,7 @@ Status linear_w8a16(const Context& context, Tensor x, Tensor packed, Tensor scal
         widen_dot(data<float>(x) + i * K, K, weights + p * shape.panel_bytes(), dots);
         float* y = data<float>(out) + i * N + j0;
         for (int64_t c = 0; c < columns; ++c) y[c] = dots[c] * data<float>(scale)[j0 + c];
-        if (!epilogue.empty()) epilogue.apply(y, 0, 0, j0, 1, columns);
+        if (!epilogue.empty()) epilogue.apply(y, N, i * N + j0, j0, 1, columns);
       }
     }
   });

@@ -176,10 +176,10 @@ Status linear_24_pack(const Context& context, Tensor weight, Tensor packed, int6
 }
 
 Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
-                      Tensor out, int64_t activation) {
+                      OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
   const SparseShape shape(out.shape[1], x.shape[1]);
-  if (const Status status =
-          check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, true))
+  if (const Status status = check_linear_i8(x, packed, shape.total_bytes(), scale, out, end, true))
     return status;
   const auto* weights = data<int8_t>(packed);
 #if defined(__AVX512VBMI2__)
@@ -188,8 +188,7 @@ Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor sc
   const bool in_place = false;
 #endif
   return linear_i8(context, x, SparsePanels{weights, shape, in_place},
-                   reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, bias, out,
-                   activation);
+                   reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, out, end);
 }
 
 }  // namespace ROOTS_ISA

@@ -1,4 +1,4 @@
-// matmul (batched, any strides) and linear (y = activation(x W^T + b)), over gemm/gemm.h.
+// matmul (batched, any strides) and linear (y = gate * activation(x W^T + b) + residual), over gemm/gemm.h.
 #include "cpu/declare.h"
 #include "cpu/gemm/gemm.h"
 
@@ -21,16 +21,12 @@ Status matmul_typed(const Context& context, const Tensor& a, const Tensor& b, co
 }
 
 template <class T>
-Status linear_typed(const Context& context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                    const Tensor& out, const Tensor& slope, Activation activation) {
+Status linear_typed(const Context& context, const Tensor& x, const Tensor& weight, const Tensor& out,
+                    const LinearEnd& end) {
   const Matrix<T> a{data<T>(x), x.strides[0], x.strides[1]};
   const Matrix<T> b{data<T>(weight), weight.strides[1], weight.strides[0]};  // (K, N) view of (N, K)
-  Epilogue<T> epilogue;
-  epilogue.bias = static_cast<const T*>(bias.data);
-  epilogue.slope = static_cast<T*>(slope.data);
-  epilogue.activation = activation;
   return gemm<T, false>(context, x.shape[0], weight.shape[0], x.shape[1], a, b, data<T>(out), weight.shape[0],
-                        epilogue);
+                        Epilogue<T>(end));
 }
 
 }  // namespace
@@ -44,14 +40,13 @@ Status matmul(const Context& context, Tensor a, Tensor b, Tensor out, int64_t ac
   return "needs float32 or float64";
 }
 
-Status linear(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-              OptionalTensor slope, int64_t activation) {
-  if (Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
+Status linear(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+              OptionalTensor residual, Tensor out, OptionalTensor slope, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, slope, activation};
+  if (Status status = check_linear(x, weight, out, end)) return status;
   CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
-  if (x.dtype == DType::f32)
-    return linear_typed<float>(context, x, weight, bias, out, slope, static_cast<Activation>(activation));
-  if (x.dtype == DType::f64)
-    return linear_typed<double>(context, x, weight, bias, out, slope, static_cast<Activation>(activation));
+  if (x.dtype == DType::f32) return linear_typed<float>(context, x, weight, out, end);
+  if (x.dtype == DType::f64) return linear_typed<double>(context, x, weight, out, end);
   return "needs float32 or float64";
 }
 
@@ -61,10 +56,10 @@ Status matmul_tf32(const Context& context, Tensor a, Tensor b, Tensor out, int64
   return ROOTS_ISA::matmul(context, a, b, out, accumulate);
 }
 
-Status linear_tf32(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                   OptionalTensor slope, int64_t activation) {
+Status linear_tf32(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+                   OptionalTensor residual, Tensor out, OptionalTensor slope, int64_t activation) {
   CHECK(out.dtype == DType::f32, "needs float32");
-  return ROOTS_ISA::linear(context, x, weight, bias, out, slope, activation);
+  return ROOTS_ISA::linear(context, x, weight, bias, gate, residual, out, slope, activation);
 }
 
 }  // namespace ROOTS_ISA

@@ -31,18 +31,16 @@ Status matmul_bf16(const Context& context, Tensor a, Tensor b, Tensor out, int64
   });
 }
 
-Status linear_bf16(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                   OptionalTensor slope, int64_t activation) {
-  if (Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
+Status linear_bf16(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+                   OptionalTensor residual, Tensor out, OptionalTensor slope, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, slope, activation};
+  if (Status status = check_linear(x, weight, out, end)) return status;
   CHECK(float_or_bf16(x) && float_or_bf16(weight) && out.dtype == DType::f32,
         "needs float32 or bfloat16, float32 out");
-  Epilogue<float> epilogue;
-  epilogue.bias = static_cast<const float*>(bias.data);
-  epilogue.slope = static_cast<float*>(slope.data);
-  epilogue.activation = static_cast<Activation>(activation);
-  return gemm_bf16<false>(
-      context, x.shape[0], weight.shape[0], x.shape[1], half(x, 0, x.strides[0], x.strides[1]),
-      half(weight, 0, weight.strides[1], weight.strides[0]), data<float>(out), weight.shape[0], epilogue);
+  return gemm_bf16<false>(context, x.shape[0], weight.shape[0], x.shape[1],
+                          half(x, 0, x.strides[0], x.strides[1]),
+                          half(weight, 0, weight.strides[1], weight.strides[0]), data<float>(out),
+                          weight.shape[0], Epilogue<float>(end));
 }
 
 }  // namespace ROOTS_ISA

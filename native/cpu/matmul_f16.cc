@@ -50,13 +50,13 @@ Status matmul_f16(const Context& context, Tensor a, Tensor b, Tensor out, int64_
   return ROOTS_ISA::matmul(context, wide_a, wide_b, out, accumulate);
 }
 
-Status linear_f16(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                  OptionalTensor slope, int64_t activation) {
+Status linear_f16(const Context& context, Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+                  OptionalTensor residual, Tensor out, OptionalTensor slope, int64_t activation) {
   CHECK(out.dtype == DType::f32 && x.rank == 2 && weight.rank == 2, "needs matrices, float32 out");
   Tensor wide_x, wide_weight;
   if (const Status status = rounded(context, x, 4, &wide_x)) return status;
   if (const Status status = rounded(context, weight, 5, &wide_weight)) return status;
-  return ROOTS_ISA::linear(context, wide_x, wide_weight, bias, out, slope, activation);
+  return ROOTS_ISA::linear(context, wide_x, wide_weight, bias, gate, residual, out, slope, activation);
 }
 
 }  // namespace ROOTS_ISA

@@ -150,15 +150,14 @@ Status linear_i8_pack(const Context& context, Tensor weight, Tensor packed, int6
 
 // y = activation(x W^T + b) with W int8 per output row and x quantized per row on the fly.
 Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
-                   Tensor out, int64_t activation) {
+                   OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
   const PackedShape shape(out.shape[1], x.shape[1]);
-  if (const Status status =
-          check_linear_i8(x, packed, shape.total_bytes(), scale, bias, out, activation, true))
+  if (const Status status = check_linear_i8(x, packed, shape.total_bytes(), scale, out, end, true))
     return status;
   const auto* weights = data<int8_t>(packed);
   return linear_i8(context, x, DensePanels{weights, shape, x.shape[0]},
-                   reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, bias, out,
-                   activation);
+                   reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, out, end);
 }
 
 }  // namespace ROOTS_ISA

@@ -35,10 +35,10 @@ Status forward(const Context& context, const Tensor& x, const T* weight, const T
   return nullptr;
 }
 
-// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)), dweight = sum(dy h) over rows.
+// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)) + residual, dweight = sum(dy h) over rows.
 template <class T>
 Status backward(const Context& context, const Tensor& dy, const Tensor& x, const T* weight, const T* rstd,
-                const Tensor& dx, T* dweight, int64_t width, int64_t rows) {
+                const T* residual, const Tensor& dx, T* dweight, int64_t width, int64_t rows) {
   using V = Vec<T>;
   T* const sums[1] = {dweight};
   return sum_over_rows<T>(context, rows, width, 1, sums, [&](int64_t begin, int64_t end, T* partial) {
@@ -47,6 +47,7 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
       const T* g = data<T>(dy) + row * width;
       const T* p = data<T>(x) + row * width;
       T* o = data<T>(dx) + row * width;
+      const T* const plus = residual ? residual + row * width : nullptr;
       const T* s = rstd + row;
       V sum[N] = {};
       each_vector<T>(width, [&](int64_t i, int64_t n) ROOTS_INLINED {
@@ -64,7 +65,9 @@ Status backward(const Context& context, const Tensor& dy, const Tensor& x, const
         unrolled<N>([&](auto r) ROOTS_INLINED {
           const V d = V::load_partial(g + r * width + i, n),
                   h = V::load_partial(p + r * width + i, n) * V(s[r]);
-          (V(s[r]) * (d * w - h * V(mean_gh[r]))).store_partial(o + r * width + i, n);
+          V y = V(s[r]) * (d * w - h * V(mean_gh[r]));
+          if (plus) y = y + V::load_partial(plus + r * width + i, n);
+          y.store_partial(o + r * width + i, n);
           dw = fma(d, h, dw);
         });
         dw.store_partial(partial + i, n);
@@ -98,18 +101,19 @@ Status rms_norm_forward(const Context& context, Tensor x, Tensor weight, Tensor 
   return forward<double>(context, x, data<double>(weight), out, data<double>(rstd), eps, width, rows);
 }
 
-Status rms_norm_backward(const Context& context, Tensor dy, Tensor x, Tensor weight, Tensor rstd, Tensor dx,
-                         Tensor dweight) {
+Status rms_norm_backward(const Context& context, Tensor dy, Tensor x, Tensor weight, Tensor rstd,
+                         OptionalTensor residual, Tensor dx, Tensor dweight) {
   int64_t width, rows;
   if (const Status status = check(x, weight, dx, rstd, &width, &rows)) return status;
   CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
+  CHECK(absent_or_like(residual, x), "residual must be contiguous, like x");
   CHECK(same_shape(dweight, weight) && dweight.dtype == x.dtype && is_contiguous(dweight),
         "dweight must be like weight");
   if (x.dtype == DType::f32)
-    return backward<float>(context, dy, x, data<float>(weight), data<float>(rstd), dx, data<float>(dweight),
-                           width, rows);
-  return backward<double>(context, dy, x, data<double>(weight), data<double>(rstd), dx, data<double>(dweight),
-                          width, rows);
+    return backward<float>(context, dy, x, data<float>(weight), data<float>(rstd), data<float>(residual), dx,
+                           data<float>(dweight), width, rows);
+  return backward<double>(context, dy, x, data<double>(weight), data<double>(rstd), data<double>(residual),
+                          dx, data<double>(dweight), width, rows);
 }
 
 }  // namespace ROOTS_ISA

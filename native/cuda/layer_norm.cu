@@ -31,10 +31,10 @@ __global__ void forward_kernel(const T* x, const T* weight, const T* bias, T* ou
   }
 }
 
-// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)).
+// With h = (x - mean) rstd and g = dy weight:  dx = rstd (g - mean(g) - h mean(g h)) + residual.
 template <class T>
-__global__ void backward_kernel(const T* dy, const T* x, const T* weight, const T* mean, const T* rstd, T* dx,
-                                int64_t rows, int64_t width) {
+__global__ void backward_kernel(const T* dy, const T* x, const T* weight, const T* mean, const T* rstd,
+                                const T* residual, T* dx, int64_t rows, int64_t width) {
   __shared__ T space[kWarp];
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     const T *g = dy + r * width, *p = x + r * width;
@@ -49,7 +49,8 @@ __global__ void backward_kernel(const T* dy, const T* x, const T* weight, const 
     const T mean_gh = block_reduce<Sum>(product, T(0), space) / static_cast<T>(width);
     each_in_row(width, [&](int64_t i) {
       const T d = weight ? g[i] * weight[i] : g[i];
-      dx[r * width + i] = s * (d - mean_g - (p[i] - m) * s * mean_gh);
+      const T y = s * (d - mean_g - (p[i] - m) * s * mean_gh);
+      dx[r * width + i] = residual ? y + residual[r * width + i] : y;
     });
   }
 }
@@ -97,18 +98,21 @@ Status layer_norm_forward(const Context&, Tensor x, OptionalTensor weight, Optio
 }
 
 Status layer_norm_backward(const Context&, Tensor dy, Tensor x, OptionalTensor weight, Tensor mean,
-                           Tensor rstd, Tensor dx, OptionalTensor dweight, OptionalTensor dbias) {
+                           Tensor rstd, OptionalTensor residual, Tensor dx, OptionalTensor dweight,
+                           OptionalTensor dbias) {
   int64_t width, rows;
   if (const Status status = check(x, dx, mean, rstd, &width, &rows)) return status;
   CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
+  CHECK(absent_or_like(residual, x), "residual must be contiguous, like x");
   CHECK(parameter_ok(weight, x) && parameter_ok(dweight, x) && parameter_ok(dbias, x),
         "parameters are vectors of the last axis");
   return dispatch_float(x.dtype, [&](auto t) -> Status {
     using T = decltype(t);
     if (rows > 0)
-      if (const Status status = launch(backward_kernel<T>, grid_for(rows), row_threads(width), 0,
-                                       data<const T>(dy), data<const T>(x), data<const T>(weight),
-                                       data<const T>(mean), data<const T>(rstd), data<T>(dx), rows, width))
+      if (const Status status =
+              launch(backward_kernel<T>, grid_for(rows), row_threads(width), 0, data<const T>(dy),
+                     data<const T>(x), data<const T>(weight), data<const T>(mean), data<const T>(rstd),
+                     data<const T>(residual), data<T>(dx), rows, width))
         return status;
     const ParameterGradients<T> gradients{data<const T>(dy), data<const T>(x), data<const T>(mean),
                                           data<const T>(rstd), width};

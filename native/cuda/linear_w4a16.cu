@@ -1,6 +1,6 @@
-// Weight-only int4: y = activation(x W^T + b), scales shared by groups along K; the format is
-// core/packed_i4.h, x stays float32. A few rows (decoding): a block of threads per panel of 16 outputs reads
-// its weights once for all of them. More rows: the weights are widened into a workspace for the float32
+// Weight-only int4: y = gate * activation(x W^T + b) + residual, scales shared by groups along K; the format
+// is core/packed_i4.h, x stays float32. A few rows (decoding): a block of threads per panel of 16 outputs
+// reads its weights once for all of them. More rows: the weights are widened into a workspace for the float32
 // product.
 #include "core/packed_i4.h"
 #include "cuda/declare.cuh"
@@ -173,13 +173,14 @@ Status linear_i4_pack(const Context&, Tensor q, Tensor scale, Tensor packed, int
                 kThreads, 0, data<int8_t>(q), data<uint8_t>(packed), N, K, s, unpack != 0);
 }
 
-Status linear_w4a16(const Context&, Tensor x, Tensor packed, OptionalTensor bias, Tensor out, int64_t group,
-                    int64_t activation) {
-  if (const Status status = check_linear_i4(x, packed, bias, out, group, activation)) return status;
+Status linear_w4a16(const Context&, Tensor x, Tensor packed, OptionalTensor bias, OptionalTensor gate,
+                    OptionalTensor residual, Tensor out, int64_t group, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
+  if (const Status status = check_linear_i4(x, packed, out, end, group)) return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   const PackedI4 s(N, K, group);
   if (M == 0 || N == 0) return nullptr;
-  const auto epilogue = linear_epilogue<float>(bias, out, {}, activation);
+  const auto epilogue = linear_epilogue<float>(end, out);
   if (M <= kFewRows)
     return launch(few_rows_kernel, grid_for(s.panels), kThreads, 0, data<const float>(x),
                   data<const uint8_t>(packed), M, N, K, s, epilogue);

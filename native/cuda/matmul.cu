@@ -1,5 +1,5 @@
-// matmul (batched, any strides) and linear (y = activation(x W^T + b)) in float32 and float64, exact to the
-// type.
+// matmul (batched, any strides) and linear (y = gate * activation(x W^T + b) + residual) in float32 and
+// float64, exact to the type.
 #include "cuda/declare.cuh"
 #include "cuda/gemm/few_rows.cuh"
 #include "cuda/gemm/simt.cuh"
@@ -32,13 +32,14 @@ Status matmul(const Context&, Tensor a, Tensor b, Tensor out, int64_t accumulate
   });
 }
 
-Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out, OptionalTensor slope,
-              int64_t activation) {
-  if (const Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
+Status linear(const Context&, Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+              OptionalTensor residual, Tensor out, OptionalTensor slope, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, slope, activation};
+  if (const Status status = check_linear(x, weight, out, end)) return status;
   CHECK(x.dtype == weight.dtype && x.dtype == out.dtype, "dtypes differ");
   return dispatch_float(x.dtype, [&](auto t) {
     using T = decltype(t);
-    const auto epilogue = linear_epilogue<T>(bias, out, slope, activation);
+    const auto epilogue = linear_epilogue<T>(end, out);
     return product<T>(x.shape[0], weight.shape[0], x.shape[1], {data<T>(x), x.strides[0], x.strides[1]},
                       {data<T>(weight), weight.strides[0], weight.strides[1]}, Batches(), epilogue);
   });

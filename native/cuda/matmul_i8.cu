@@ -75,10 +75,11 @@ Status linear_i8_pack(const Context&, Tensor weight, Tensor packed, int64_t unpa
   return pack(data<int8_t>(weight), K, 1, data<int8_t>(packed), N, K, shape.row_bytes, unpack != 0);
 }
 
-Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias, Tensor out,
-                   int64_t activation) {
+Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
+                   OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, {}, activation};
   const PackedI8 shape(out.shape[1], x.shape[1]);
-  if (const Status status = check_linear_i8(x, packed, shape.total_bytes, scale, bias, out, activation, true))
+  if (const Status status = check_linear_i8(x, packed, shape.total_bytes, scale, out, end, true))
     return status;
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   if (M == 0 || N == 0) return nullptr;
@@ -87,7 +88,7 @@ Status linear_w8a8(const Context&, Tensor x, Tensor packed, Tensor scale, Option
   CHECK(quantized && row_scale, kOutOfMemory);
   if (const Status status = quantize_rows_padded(data<float>(x), quantized, row_scale, M, K, shape.row_bytes))
     return status;
-  auto epilogue = linear_epilogue<float>(bias, out, {}, activation);
+  auto epilogue = linear_epilogue<float>(end, out);
   epilogue.row_scale = row_scale;
   epilogue.column_scale = data<float>(scale);
   return sm90::gemm_i8(M, N, shape.row_bytes, quantized, data<int8_t>(packed),

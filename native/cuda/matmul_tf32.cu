@@ -18,11 +18,12 @@ Status matmul_tf32(const Context&, Tensor a, Tensor b, Tensor out, int64_t accum
                                  Batches(a, b, out), sm80::StoreFloat{epilogue, M, N});
 }
 
-Status linear_tf32(const Context&, Tensor x, Tensor weight, OptionalTensor bias, Tensor out,
-                   OptionalTensor slope, int64_t activation) {
-  if (const Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
+Status linear_tf32(const Context&, Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+                   OptionalTensor residual, Tensor out, OptionalTensor slope, int64_t activation) {
+  const LinearEnd end{bias, gate, residual, slope, activation};
+  if (const Status status = check_linear(x, weight, out, end)) return status;
   CHECK(x.dtype == DType::f32 && weight.dtype == DType::f32 && out.dtype == DType::f32, "needs float32");
-  const auto epilogue = linear_epilogue<float>(bias, out, slope, activation);
+  const auto epilogue = linear_epilogue<float>(end, out);
   const int64_t M = x.shape[0], N = weight.shape[0];
   return sm80::gemm<Tf32Product>(M, N, x.shape[1], {x.data, sm80::Source::f32, x.strides[0], x.strides[1]},
                                  {weight.data, sm80::Source::f32, weight.strides[0], weight.strides[1]},

@@ -21,10 +21,10 @@ __global__ void forward_kernel(const T* x, const T* weight, T* out, T* rstd, T e
   }
 }
 
-// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)).
+// With h = x rstd and g = dy weight:  dx = rstd (g - h mean(g h)) + residual.
 template <class T>
-__global__ void backward_kernel(const T* dy, const T* x, const T* weight, const T* rstd, T* dx, int64_t rows,
-                                int64_t width) {
+__global__ void backward_kernel(const T* dy, const T* x, const T* weight, const T* rstd, const T* residual,
+                                T* dx, int64_t rows, int64_t width) {
   __shared__ T space[kWarp];
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     const T *g = dy + r * width, *p = x + r * width;
@@ -32,7 +32,10 @@ __global__ void backward_kernel(const T* dy, const T* x, const T* weight, const 
     T product = T(0);
     each_in_row(width, [&](int64_t i) { product += g[i] * weight[i] * p[i] * s; });
     const T mean_gh = block_reduce<Sum>(product, T(0), space) / static_cast<T>(width);
-    each_in_row(width, [&](int64_t i) { dx[r * width + i] = s * (g[i] * weight[i] - p[i] * s * mean_gh); });
+    each_in_row(width, [&](int64_t i) {
+      const T y = s * (g[i] * weight[i] - p[i] * s * mean_gh);
+      dx[r * width + i] = residual ? y + residual[r * width + i] : y;
+    });
   }
 }
 
@@ -50,13 +53,15 @@ Status check(const Tensor& x, const Tensor& weight, const Tensor& y, const Tenso
   if (const Status status = check_rows(x, y, width, rows)) return status;
   CHECK(is_contiguous(weight) && weight.rank == 1 && weight.shape[0] == *width && weight.dtype == x.dtype,
         "weight is a vector of the last axis");
-  CHECK(!rstd.data || (is_contiguous(rstd) && numel(rstd) == *rows && rstd.dtype == x.dtype), "one rstd per row");
+  CHECK(!rstd.data || (is_contiguous(rstd) && numel(rstd) == *rows && rstd.dtype == x.dtype),
+        "one rstd per row");
   return nullptr;
 }
 
 }  // namespace
 
-Status rms_norm_forward(const Context&, Tensor x, Tensor weight, Tensor out, OptionalTensor rstd, double eps) {
+Status rms_norm_forward(const Context&, Tensor x, Tensor weight, Tensor out, OptionalTensor rstd,
+                        double eps) {
   int64_t width, rows;
   if (const Status status = check(x, weight, out, rstd, &width, &rows)) return status;
   if (rows == 0) return nullptr;
@@ -67,19 +72,20 @@ Status rms_norm_forward(const Context&, Tensor x, Tensor weight, Tensor out, Opt
   });
 }
 
-Status rms_norm_backward(const Context&, Tensor dy, Tensor x, Tensor weight, Tensor rstd, Tensor dx,
-                         Tensor dweight) {
+Status rms_norm_backward(const Context&, Tensor dy, Tensor x, Tensor weight, Tensor rstd,
+                         OptionalTensor residual, Tensor dx, Tensor dweight) {
   int64_t width, rows;
   if (const Status status = check(x, weight, dx, rstd, &width, &rows)) return status;
   CHECK(same_shape(dy, x) && dy.dtype == x.dtype && is_contiguous(dy), "dy must be contiguous, like x");
+  CHECK(absent_or_like(residual, x), "residual must be contiguous, like x");
   CHECK(same_shape(dweight, weight) && dweight.dtype == x.dtype && is_contiguous(dweight),
         "dweight must be like weight");
   return dispatch_float(x.dtype, [&](auto t) -> Status {
     using T = decltype(t);
     if (rows > 0)
-      if (const Status status =
-              launch(backward_kernel<T>, grid_for(rows), row_threads(width), 0, data<const T>(dy),
-                     data<const T>(x), data<const T>(weight), data<const T>(rstd), data<T>(dx), rows, width))
+      if (const Status status = launch(
+              backward_kernel<T>, grid_for(rows), row_threads(width), 0, data<const T>(dy), data<const T>(x),
+              data<const T>(weight), data<const T>(rstd), data<const T>(residual), data<T>(dx), rows, width))
         return status;
     return column_sums<T>(WeightGradient<T>{data<const T>(dy), data<const T>(x), data<const T>(rstd), width},
                           rows, width, data<T>(dweight), static_cast<T*>(nullptr));

@@ -17,28 +17,40 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
-// What happens to a finished piece of C: y = activation(c + bias); slope, if given, receives activation'(c +
-// bias), which the backward pass multiplies by.
+// What happens to a finished piece of C, as LinearEnd has it.
 template <class T>
 struct Epilogue {
-  const T* bias = nullptr;  // (N)
-  T* slope = nullptr;       // like C
+  const T* bias = nullptr;                       // (N)
+  const T *gate = nullptr, *residual = nullptr;  // like C
+  T* slope = nullptr;                            // like C
   Activation activation = Activation::none;
   bool accumulate = false;  // C += A B
 
-  ROOTS_INLINE bool empty() const { return !bias && !slope && activation == Activation::none; }
+  Epilogue() = default;
+  explicit Epilogue(const LinearEnd& end)
+      : bias(data<const T>(end.bias)),
+        gate(data<const T>(end.gate)),
+        residual(data<const T>(end.residual)),
+        slope(data<T>(end.slope)),
+        activation(static_cast<Activation>(end.activation)) {}
 
-  // for the columns of C from `column` on, when there is no slope
+  ROOTS_INLINE bool only_adds() const { return !gate && !slope && activation == Activation::none; }
+  ROOTS_INLINE bool empty() const { return !bias && !residual && only_adds(); }
+
+  // for the columns of C from `column` on
   ROOTS_INLINE Epilogue from(int64_t column) const {
     Epilogue part = *this;
-    if (bias) part.bias += column;
+    const T** const inputs[] = {&part.bias, &part.gate, &part.residual};
+    for (const T** p : inputs)
+      if (*p) *p += column;
+    if (slope) part.slope += column;
     return part;
   }
 
-  // m finished sums from `column` on, when there is no slope
-  ROOTS_INLINE Vec<T> finish(Vec<T> x, int64_t column, int64_t m) const {
+  // m finished sums from `column` on, at `at` in the whole matrix, when there is no slope
+  ROOTS_INLINE Vec<T> finish(Vec<T> x, int64_t at, int64_t column, int64_t m) const {
     if (bias) x = x + Vec<T>::load_partial(bias + column, m);
-    return activate(activation, x);
+    return combine(activate(activation, x), gate, residual, at, m);
   }
 
   // columns [column, column + n) of rows of C, ldc apart; `at` is the offset of c in the whole matrix
@@ -54,21 +66,30 @@ struct Epilogue {
   template <class F, bool Slope>
   ROOTS_INLINE void apply_with(T* c, int64_t ldc, int64_t at, int64_t column, int64_t rows, int64_t n) const {
     using V = Vec<T>;
+    // copies: stores to C might change what `this` points to, as far as the compiler knows
+    const T *const by = gate, *const plus = residual;
+    T* const slopes = slope;
     for (int64_t j = 0; j < n; j += V::kWidth) {
       const int64_t m = n - j < V::kWidth ? n - j : V::kWidth;
       const V b = bias ? V::load_partial(bias + column + j, m) : V();
+      const auto one = [&](int64_t r, int64_t width) ROOTS_INLINED {
+        T* p = c + r * ldc + j;
+        const int64_t i = at + r * ldc + j;
+        const V x = V::load_partial(p, width) + b;
+        if constexpr (Slope) F::derivative(x).store_partial(slopes + i, width);
+        combine(F::forward(x), by, plus, i, width).store_partial(p, width);
+      };
       if (m == V::kWidth) {
-        for (int64_t r = 0; r < rows; ++r) one<F, Slope>(c + r * ldc + j, at + r * ldc + j, b, V::kWidth);
+        for (int64_t r = 0; r < rows; ++r) one(r, V::kWidth);
       } else {
-        for (int64_t r = 0; r < rows; ++r) one<F, Slope>(c + r * ldc + j, at + r * ldc + j, b, m);
+        for (int64_t r = 0; r < rows; ++r) one(r, m);
       }
     }
   }
-  template <class F, bool Slope>
-  ROOTS_INLINE void one(T* c, int64_t at, Vec<T> b, int64_t m) const {
-    const Vec<T> x = Vec<T>::load_partial(c, m) + b;
-    if constexpr (Slope) F::derivative(x).store_partial(slope + at, m);
-    F::forward(x).store_partial(c, m);
+  static ROOTS_INLINE Vec<T> combine(Vec<T> y, const T* by, const T* plus, int64_t at, int64_t m) {
+    if (by) y = y * Vec<T>::load_partial(by + at, m);
+    if (plus) y = y + Vec<T>::load_partial(plus + at, m);
+    return y;
   }
 };
 
@@ -164,13 +185,13 @@ struct PlainPanels {
 // place), or each along k (a matrix in place).
 enum class ARows { side_by_side, along_k };
 
-// One tile of C: Rows x kTileColumns, depth in packed elements. first: C = A B, with `bias` where there is
-// one; otherwise C += A B. lda is the distance of neighbouring k (side_by_side) or rows (along_k); ldb that
-// of neighbouring k.
+// One tile of C = onto + bias + A B, each where there is one: Rows x kTileColumns, depth in packed elements.
+// onto lies as C does, and may be C. lda is the distance of neighbouring k (side_by_side) or rows (along_k);
+// ldb that of neighbouring k.
 template <class P, ARows Layout, int Rows>
 ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, int64_t lda,
-                       const typename P::Packed* __restrict b, int64_t ldb, typename P::Value* __restrict c,
-                       int64_t ldc, int64_t columns, bool first, const typename P::Value* bias) {
+                       const typename P::Packed* __restrict b, int64_t ldb, typename P::Value* c, int64_t ldc,
+                       int64_t columns, const typename P::Value* onto, const typename P::Value* bias) {
   using V = Vec<typename P::Value>;
   using Packed = typename P::Packed;
   constexpr int W = V::kWidth;
@@ -183,11 +204,16 @@ ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, in
   unrolled<Rows>([&](auto i) ROOTS_INLINED {
     unrolled<kTileVectors>([&](auto j) ROOTS_INLINED { acc[i * kTileVectors + j] = start[j]; });
   });
-  // C is asked for before it is needed
+  // C is asked for before it is needed, and what it is added to
   unrolled<Rows>([&](auto i) ROOTS_INLINED {
     __builtin_prefetch(c + i * ldc, 1);
     __builtin_prefetch(c + i * ldc + W, 1);
   });
+  if (onto && onto != c)
+    unrolled<Rows>([&](auto i) ROOTS_INLINED {
+      __builtin_prefetch(onto + i * ldc);
+      __builtin_prefetch(onto + i * ldc + W);
+    });
   auto multiply = [&](const auto& element) ROOTS_INLINED {
     decltype(P::load(b)) bk[kTileVectors];
     unrolled<kTileVectors>([&](auto j) ROOTS_INLINED { bk[j] = P::load(b + j * W); });
@@ -217,32 +243,32 @@ ROOTS_INLINE void tile(int64_t depth, const typename P::Packed* __restrict a, in
   }
   unrolled<Rows * kTileVectors>([&](auto n) ROOTS_INLINED {
     constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
-    auto* p = c + i * ldc + j * W;
-    const int64_t left = columns - j * W;
+    const int64_t at = i * ldc + j * W, left = columns - j * W;
     if (left >= W) {
-      (first ? acc[n] : acc[n] + V::load(p)).store(p);
+      (onto ? acc[n] + V::load(onto + at) : acc[n]).store(c + at);
     } else if (left > 0) {
-      (first ? acc[n] : acc[n] + V::load_partial(p, left)).store_partial(p, left);
+      (onto ? acc[n] + V::load_partial(onto + at, left) : acc[n]).store_partial(c + at, left);
     }
   });
 }
 
 template <class P, ARows Layout, int Rows>
 void tile_rows(int64_t depth, const typename P::Packed* a, int64_t lda, const typename P::Packed* b,
-               int64_t ldb, typename P::Value* c, int64_t ldc, int64_t columns, bool first,
+               int64_t ldb, typename P::Value* c, int64_t ldc, int64_t columns, const typename P::Value* onto,
                const typename P::Value* bias) {
-  tile<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first, bias);
+  tile<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, onto, bias);
 }
 
 template <class P, ARows Layout, int Rows = kTileRows>
 ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::Packed* a, int64_t lda,
                                 const typename P::Packed* b, int64_t ldb, typename P::Value* c, int64_t ldc,
-                                int64_t columns, bool first, const typename P::Value* bias) {
+                                int64_t columns, const typename P::Value* onto,
+                                const typename P::Value* bias) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
-      return tile_dispatch<P, Layout, Rows - 1>(rows, depth, a, lda, b, ldb, c, ldc, columns, first, bias);
+      return tile_dispatch<P, Layout, Rows - 1>(rows, depth, a, lda, b, ldb, c, ldc, columns, onto, bias);
   }
-  tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, first, bias);
+  tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, onto, bias);
 }
 
 // Columns of a panel of a weight that is kept packed (linear_packed.cc), whatever the instruction set.
@@ -486,17 +512,22 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   CHECK(a_pack && b_pack, "out of memory");
 
   const int64_t lda = a_place.data ? a_place.ld : kTileRows;
-  // tiles begin with the bias, unless they add to what is there
+  // tiles begin with the bias, and with the residual if nothing happens in between, unless they add to what
+  // is there
   const typename P::Value* starts = epilogue.accumulate ? nullptr : epilogue.bias;
+  const typename P::Value* residual =
+      !epilogue.accumulate && epilogue.only_adds() ? epilogue.residual : nullptr;
   auto rest = epilogue;
   if (starts) rest.bias = nullptr;
+  if (residual) rest.residual = nullptr;
   auto multiply = [&](int64_t rows, int64_t depth, const Packed* a, const Packed* b, int64_t ldb,
-                      typename P::Value* to, int64_t columns, bool first, const typename P::Value* bias) {
+                      typename P::Value* to, int64_t columns, const typename P::Value* onto,
+                      const typename P::Value* bias) {
     if constexpr (PackA::kInPlace) {
       if (a_place.layout == ARows::along_k)
-        return tile_dispatch<P, ARows::along_k>(rows, depth, a, lda, b, ldb, to, ldc, columns, first, bias);
+        return tile_dispatch<P, ARows::along_k>(rows, depth, a, lda, b, ldb, to, ldc, columns, onto, bias);
     }
-    tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, first, bias);
+    tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, onto, bias);
   };
 
   for (int64_t jc = 0; jc < N; jc += kBlockN) {
@@ -567,7 +598,10 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
               const Packed* b = q < b_first ? b_place.at(kc / kGroup, jc + j0)
                                             : b_panel + (q - b_first) * kColumns * groups;
               const int64_t ldb = q < b_first ? b_place.ld : kColumns;
-              multiply(rows, groups, a, b, ldb, c + at, columns, first,
+              multiply(rows, groups, a, b, ldb, c + at, columns,
+                       !first     ? c + at
+                       : residual ? residual + at
+                                  : nullptr,
                        starts && first ? starts + jc + j0 : nullptr);
               if (last && !rest.empty()) rest.apply(c + at, ldc, at, jc + j0, rows, columns);
             };

@@ -110,10 +110,10 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
   return failure;
 }
 
-// y = activation(x W^T + b), x quantized per row on the fly.
+// y = gate * activation(x W^T + b) + residual, x quantized per row on the fly.
 template <class Weights>
 Status linear_i8(const Context& context, const Tensor& x, const Weights& weights, const int32_t* sums,
-                 const Tensor& scale, const OptionalTensor& bias, const Tensor& out, int64_t activation) {
+                 const Tensor& scale, const Tensor& out, const LinearEnd& end) {
   const int64_t M = x.shape[0], N = out.shape[1], K = x.shape[1];
   if (M == 0 || N == 0) return nullptr;
   const ActivationTiles tiles(M, K);
@@ -138,9 +138,7 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
     }
   });
   if (failure) return failure;
-  Epilogue<float> epilogue;
-  epilogue.bias = static_cast<const float*>(bias.data);
-  epilogue.activation = static_cast<Activation>(activation);
+  const Epilogue<float> epilogue(end);
   return multiply(context, M, N, K, activations, weights, sums, out,
                   [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
                     float* y = data<float>(out) + i * N + j;
@@ -151,7 +149,7 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
                       const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
                       const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
                       const V product = sum * (row * V::load_partial(s + c, m));
-                      epilogue.finish(product, j + c, m).store_partial(y + c, m);
+                      epilogue.finish(product, i * N + j + c, j + c, m).store_partial(y + c, m);
                     }
                   });
 }

@@ -21,6 +21,7 @@ struct Epilogue {
   T* out = nullptr;
   T* slope = nullptr;  // receives the derivative of the activation, which the backward pass multiplies by
   const T* bias = nullptr;
+  const T *gate = nullptr, *residual = nullptr;  // like out
   const T* row_scale = nullptr;
   const T* column_scale = nullptr;
   Activation activation = Activation::none;
@@ -36,6 +37,8 @@ struct Epilogue {
     if (bias) value = value + bias[column];
     if (Slopes && slope) slope[at] = activation_slope(activation, Number<T>(value)).v;
     if (activation != Activation::none) value = activated(activation, value);
+    if (gate) value = value * gate[at];
+    if (residual) value = value + residual[at];
     out[at] = accumulate ? out[at] + value : value;
   }
 };
@@ -49,12 +52,14 @@ Epilogue<T> product_epilogue(const Tensor& out, int64_t accumulate) {
   return epilogue;
 }
 template <class T>
-Epilogue<T> linear_epilogue(const Tensor& bias, const Tensor& out, const Tensor& slope, int64_t activation) {
+Epilogue<T> linear_epilogue(const LinearEnd& end, const Tensor& out) {
   Epilogue<T> epilogue;
   epilogue.out = data<T>(out);
-  epilogue.slope = data<T>(slope);
-  epilogue.bias = data<T>(bias);
-  epilogue.activation = static_cast<Activation>(activation);
+  epilogue.slope = data<T>(end.slope);
+  epilogue.bias = data<const T>(end.bias);
+  epilogue.gate = data<const T>(end.gate);
+  epilogue.residual = data<const T>(end.residual);
+  epilogue.activation = static_cast<Activation>(end.activation);
   return epilogue;
 }
 

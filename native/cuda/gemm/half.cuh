@@ -114,11 +114,11 @@ Status matmul_half(DType half, const Tensor& a, const Tensor& b, const Tensor& o
 }
 
 template <class P>
-Status linear_half(DType half, const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                   const Tensor& out, const OptionalTensor& slope, int64_t activation) {
-  if (const Status status = check_linear(x, weight, bias, out, slope, activation)) return status;
+Status linear_half(DType half, const Tensor& x, const Tensor& weight, const Tensor& out,
+                   const LinearEnd& end) {
+  if (const Status status = check_linear(x, weight, out, end)) return status;
   if (const Status status = check_half(half, x, weight, out)) return status;
-  const auto epilogue = linear_epilogue<float>(bias, out, slope, activation);
+  const auto epilogue = linear_epilogue<float>(end, out);
   const int64_t M = x.shape[0], N = weight.shape[0];
   return product<P>(M, N, x.shape[1], operand(x, x.strides[0], x.strides[1]),
                     operand(weight, weight.strides[0], weight.strides[1]), Batches(), epilogue);
