@@ -69,21 +69,19 @@ struct Epilogue {
     // copies: stores to C might change what `this` points to, as far as the compiler knows
     const T *const by = gate, *const plus = residual;
     T* const slopes = slope;
-    for (int64_t j = 0; j < n; j += V::kWidth) {
-      const int64_t m = n - j < V::kWidth ? n - j : V::kWidth;
-      const V b = bias ? V::load_partial(bias + column + j, m) : V();
-      const auto one = [&](int64_t r, int64_t width) ROOTS_INLINED {
-        T* p = c + r * ldc + j;
-        const int64_t i = at + r * ldc + j;
-        const V x = V::load_partial(p, width) + b;
-        if constexpr (Slope) F::derivative(x).store_partial(slopes + i, width);
-        combine(F::forward(x), by, plus, i, width).store_partial(p, width);
+    const T* const offsets = bias ? bias + column : nullptr;
+    for (int64_t r = 0; r < rows; ++r) {
+      T* row = c + r * ldc;
+      const int64_t start = at + r * ldc;
+      const auto one = [&](int64_t j, int64_t m) ROOTS_INLINED {
+        V x = V::load_partial(row + j, m);
+        if (offsets) x = x + V::load_partial(offsets + j, m);
+        if constexpr (Slope) F::derivative(x).store_partial(slopes + start + j, m);
+        combine(F::forward(x), by, plus, start + j, m).store_partial(row + j, m);
       };
-      if (m == V::kWidth) {
-        for (int64_t r = 0; r < rows; ++r) one(r, V::kWidth);
-      } else {
-        for (int64_t r = 0; r < rows; ++r) one(r, m);
-      }
+      int64_t j = 0;
+      for (; j + V::kWidth <= n; j += V::kWidth) one(j, V::kWidth);
+      if (j < n) one(j, n - j);
     }
   }
   static ROOTS_INLINE Vec<T> combine(Vec<T> y, const T* by, const T* plus, int64_t at, int64_t m) {
@@ -512,11 +510,12 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   CHECK(a_pack && b_pack, "out of memory");
 
   const int64_t lda = a_place.data ? a_place.ld : kTileRows;
-  // tiles begin with the bias, and with the residual if nothing happens in between, unless they add to what
-  // is there
+  // Tiles begin with the bias, and with the residual if nothing happens in between and its rows do not fall
+  // on the same few lines of the L1 cache as those of C, unless they add to what is there.
+  const bool apart = (ldc * static_cast<int64_t>(sizeof(typename P::Value))) % 4096 != 0;
   const typename P::Value* starts = epilogue.accumulate ? nullptr : epilogue.bias;
   const typename P::Value* residual =
-      !epilogue.accumulate && epilogue.only_adds() ? epilogue.residual : nullptr;
+      !epilogue.accumulate && epilogue.only_adds() && apart ? epilogue.residual : nullptr;
   auto rest = epilogue;
   if (starts) rest.bias = nullptr;
   if (residual) rest.residual = nullptr;
@@ -587,7 +586,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           for (int64_t block = 0; block < blocks; ++block) {
             const int64_t kc = k0 + block * k_step, depth = k_end - kc < k_step ? k_end - kc : k_step,
                           groups = ceil_div(depth, kGroup);
-            const bool first = kc == 0 && !epilogue.accumulate, last = kc + depth == K;
+            const bool first = kc == 0 && !epilogue.accumulate;
             const Packed *a_panel = a_pack + block * a_block, *b_panel = b_pack + block * b_block;
             const auto one = [&](int64_t p, int64_t q) {
               const int64_t i0 = p * height, rows = mc - i0 < height ? mc - i0 : height;
@@ -603,7 +602,6 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
                        : residual ? residual + at
                                   : nullptr,
                        starts && first ? starts + jc + j0 : nullptr);
-              if (last && !rest.empty()) rest.apply(c + at, ldc, at, jc + j0, rows, columns);
             };
             // the panel of the outer loop stays in L1 while the others of the chunk stream from L2
             if constexpr (kColumnsStay) {
@@ -613,6 +611,13 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
               for (int64_t p = p0; p < p1; ++p)
                 for (int64_t q = q0; q < q1; ++q) one(p, q);
             }
+          }
+          // along rows of the whole chunk, which L2 holds: tile by tile, rows of operands and of C lie far
+          // apart
+          if (k_end == K && !rest.empty()) {
+            const int64_t i0 = ic + p0 * height, i1 = p1 * height < mc ? ic + p1 * height : ic + mc;
+            const int64_t j0 = jc + q0 * kColumns, j1 = q1 * kColumns < nc ? jc + q1 * kColumns : jc + nc;
+            if (i1 > i0) rest.apply(c + i0 * ldc + j0, ldc, i0 * ldc + j0, j0, i1 - i0, j1 - j0);
           }
         });
       }
