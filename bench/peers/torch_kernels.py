@@ -26,6 +26,12 @@ def linear(s):
     return lambda: F.linear(x, w)
 
 
+def swiglu(s):
+    x = torch.randn(s["m"], s["dim"])
+    gate, up, down = (torch.randn(n, k) * 0.02 for n, k in [(s["hidden"], s["dim"])] * 2 + [(s["dim"], s["hidden"])])
+    return lambda: x + F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+
 def int_mm(s):
     a = torch.randint(-127, 127, (s["m"], s["k"]), dtype=torch.int8)
     b = torch.randint(-127, 127, (s["k"], s["n"]), dtype=torch.int8)
@@ -147,8 +153,8 @@ def model_decode(s):
 OPERATIONS = {
     f.__name__: f
     for f in (
-        matmul, linear, int_mm, linear_dynamic_int8, attention, gelu, layer_norm, softmax, add, cross_entropy, adamw,
-        train_step, model_prefill, model_decode,
+        matmul, linear, swiglu, int_mm, linear_dynamic_int8, attention, gelu, layer_norm, softmax, add, cross_entropy,
+        adamw, train_step, model_prefill, model_decode,
     )
 }
 

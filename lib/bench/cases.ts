@@ -7,7 +7,7 @@ import { gradientScale } from '../optim/optimizer.js';
 import { attention } from '../ops/attention.js';
 import { cast } from '../ops/cast.js';
 import { linearPacked, packLinear } from '../ops/linear_packed.js';
-import { add, gelu, mul } from '../ops/elementwise.js';
+import { add, gelu, mul, swiglu } from '../ops/elementwise.js';
 import { layerNorm } from '../ops/layer_norm.js';
 import { crossEntropy } from '../ops/losses.js';
 import { linear, matmul } from '../ops/matmul.js';
@@ -22,6 +22,7 @@ import {
   quantizeWeightI8,
 } from '../ops/matmul_i8.js';
 import { softmax } from '../ops/softmax.js';
+import { matmulStrassen } from '../ops/strassen.js';
 import { reshape, transpose } from '../ops/view.js';
 import { ones, tensor, zeros } from '../tensor/create.js';
 import { OptionError } from '../tensor/errors.js';
@@ -80,6 +81,17 @@ function gemm(sizes: readonly number[]): Case[] {
       },
       peer: { op: 'matmul', m: n, n, k: n, layout },
     })),
+    {
+      // as many operations as the product it replaces: its share of the peak may exceed 100 %
+      kernel: 'gemm f32 nn, Strassen',
+      shape: `${n}x${n}x${n}`,
+      operations: 2 * n ** 3,
+      bytes: 12 * n * n,
+      kind: 'f32',
+      inputs: () => [randn([n, n]), randn([n, n])],
+      run: (a, b) => matmulStrassen(a!, b!),
+      peer: { op: 'matmul', m: n, n, k: n, layout: 'nn' },
+    },
     {
       kernel: 'gemm bf16 nn',
       shape: `${n}x${n}x${n}`,
@@ -383,8 +395,40 @@ function adamw(size: number): Case {
   );
 }
 
+/** x + down(silu(gate(x)) ⊙ up(x)) by kernels of packed weights that do the rest inside, or by separate kernels. */
+function swigluCase(m: number, fused: boolean): Case {
+  const [dim, hidden] = [768, 2048];
+  return {
+    kernel: `SwiGLU and residual${fused ? '' : ', unfused'}`,
+    shape: `${m}x${dim}x${hidden}`,
+    operations: 6 * m * dim * hidden,
+    bytes: 4 * (2 * m * dim + 3 * dim * hidden),
+    kind: 'f32',
+    inputs: () =>
+      tidy(() => [
+        randn([m, dim]),
+        ...[hidden, hidden, dim].map((n) =>
+          packLinear(randn([n, n === dim ? hidden : dim], { std: 0.02 })),
+        ),
+      ]),
+    run: (x, gate, up, down) =>
+      tidy(() => {
+        const inner = { outputs: hidden };
+        const outer = { outputs: dim };
+        if (!fused) {
+          const [g, u] = [gate!, up!].map((w) => linearPacked(x!, w, null, inner));
+          return add(x!, linearPacked(swiglu(g!, u!), down!, null, outer));
+        }
+        const g = linearPacked(x!, gate!, null, { ...inner, activation: 'silu' });
+        const h = linearPacked(x!, up!, null, { ...inner, gate: g });
+        return linearPacked(h, down!, null, { ...outer, residual: x! });
+      }),
+    peer: { op: 'swiglu', m, dim, hidden },
+  };
+}
+
 function fewRows(sizes: readonly number[]): Case[] {
-  return [1, 8, 64].flatMap((m) =>
+  const products = [1, 8, 64].flatMap((m) =>
     sizes.flatMap((n) =>
       (['f32', 'f32 packed', 'bf16', 'bf16 packed'] as const).flatMap((w) => [
         weightCase(w, m, n, 768),
@@ -392,6 +436,9 @@ function fewRows(sizes: readonly number[]): Case[] {
       ]),
     ),
   );
+  // small sizes are for tests
+  const layers = Math.max(...sizes) < 512 ? [] : [1, 8, 64, 512];
+  return [...products, ...layers.flatMap((m) => [swigluCase(m, true), swigluCase(m, false)])];
 }
 
 /** GPT shapes by width: nanoGPT's CPU preset, and GPT-2 124M with 4 × 256 tokens. */
@@ -488,7 +535,11 @@ export type BenchName = (typeof benchNames)[number];
 
 export const suites: Readonly<Record<BenchName, Suite>> = {
   gemm: { about: 'square matrix products', sizes: [256, 512, 1024, 2048], cases: gemm },
-  linear: { about: 'x Wᵀ with 1, 8 and 64 rows', sizes: [768, 3072, 50257], cases: fewRows },
+  linear: {
+    about: 'x Wᵀ with 1, 8 and 64 rows, SwiGLU layers',
+    sizes: [768, 3072, 50257],
+    cases: fewRows,
+  },
   int8: { about: 'int8 products', sizes: [512, 1024, 2048], cases: int8 },
   attention: { about: 'fused attention', sizes: [256, 512, 1024], cases: attentions },
   decode: { about: 'one token of GPT-2 124M', sizes: [256, 1024], cases: decode },

@@ -18,4 +18,5 @@ export * from './reduce.js';
 export * from './rms_norm.js';
 export * from './rope.js';
 export * from './softmax.js';
+export * from './strassen.js';
 export * from './view.js';

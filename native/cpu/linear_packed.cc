@@ -1,8 +1,8 @@
 // y = gate * activation(x W^T + b) + residual with W kept in the form that the tiles of the GEMM read: panels
-// of 32 outputs, inputs one after the other (float32) or in neighbouring pairs (bf16), padded with zeros. A
-// product then packs nothing, and reads weights from beginning to end.
-//   packed (ceil(N / 32), K, 32) float32: element (n, k) at [n / 32, k, n % 32]
-//   packed (ceil(N / 32), ceil(K / 2), 64) bf16: at [n / 32, k / 2, 2 (n % 32) + k % 2]
+// as wide as a tile, inputs one after the other (float32) or in neighbouring pairs (bf16), padded with zeros.
+// A product then packs nothing, and reads weights from beginning to end. With C columns in a tile:
+//   float32: output n, input k at [n / C, k, n % C]; bf16: at [n / C, k / 2, 2 (n % C) + k % 2]
+// The tensor is (ceil(N / 32), K, 32) or (ceil(N / 32), ceil(K / 2), 64) for every C, which divides 32.
 #include "cpu/declare.h"
 #include "cpu/gemm/bf16.h"
 
@@ -10,13 +10,17 @@ namespace roots {
 namespace ROOTS_ISA {
 namespace {
 
+constexpr int64_t kPadded = 32;                        // outputs are padded to a multiple of this
+constexpr int64_t kKeptColumns = kTileColumns<float>;  // of one panel
+static_assert(kPadded % kKeptColumns == 0, "panels fill the padding");
+
 Status check_packed(const Tensor& packed, int64_t outputs, int64_t inputs) {
   const bool half = packed.dtype == DType::bf16;
   CHECK(packed.rank == 3 && is_contiguous(packed) && (half || packed.dtype == DType::f32),
         "packed must be contiguous float32 or bfloat16 of rank 3");
-  CHECK(packed.shape[0] == ceil_div(outputs, kKeptColumns) &&
+  CHECK(packed.shape[0] == ceil_div(outputs, kPadded) &&
             packed.shape[1] == (half ? ceil_div(inputs, 2) : inputs) &&
-            packed.shape[2] == (half ? 2 : 1) * kKeptColumns,
+            packed.shape[2] == (half ? 2 : 1) * kPadded,
         "packed has the wrong shape");
   return nullptr;
 }
@@ -48,30 +52,33 @@ struct KeptPairs {
   const uint32_t* data;
   int64_t pairs;
   ROOTS_INLINE void operator()(int64_t j0, int64_t, int64_t k0, int64_t depth, float* out) const {
-    constexpr int64_t C = kTileColumns<float>;
-    const uint32_t* panel = data + j0 / kKeptColumns * pairs * kKeptColumns + j0 % kKeptColumns;
+    constexpr int64_t C = kKeptColumns;
+    const uint32_t* panel = data + j0 * pairs;
     for (int64_t k = 0; k < depth; ++k)
       for (int64_t c = 0; c < C; ++c)
         out[k * C + c] =
-            bf16_to_f32(static_cast<uint16_t>(panel[(k0 + k) / 2 * kKeptColumns + c] >> ((k0 + k) % 2 * 16)));
+            bf16_to_f32(static_cast<uint16_t>(panel[(k0 + k) / 2 * C + c] >> ((k0 + k) % 2 * 16)));
   }
 };
 #endif
-static_assert(kKeptColumns % kTileColumns<float> == 0, "a tile lies inside one panel");
+
+struct PlainRows : PlainPanels<float> {
+  using Row = Packed;
+};
 
 #if !defined(__AVX512BF16__)
-// Pairs as they are kept, widened in registers: for one row, which is bound by reading them.
+// Pairs as they are kept, widened in registers: for few rows, which are bound by reading them.
 struct PairsInRegisters {
   using Packed = uint32_t;
+  struct Row {  // two of a row of x, rounded
+    float first, second;
+  };
   using V = Vec<float>;
   struct Pair {
     V first, second;
   };
   static ROOTS_INLINE V as_float(V::Mask bits) { return V((V::Raw)bits); }
-  static ROOTS_INLINE Pair broadcast(Packed pair) {
-    const V::Mask both = static_cast<int32_t>(pair) - V::Mask{};
-    return {as_float(both << 16), as_float(both & static_cast<int32_t>(0xffff0000u))};
-  }
+  static ROOTS_INLINE Pair broadcast(const Row& pair) { return {V(pair.first), V(pair.second)}; }
   static ROOTS_INLINE Pair load(const Packed* p) {
     V::Mask both;
     __builtin_memcpy(&both, p, sizeof both);
@@ -81,54 +88,96 @@ struct PairsInRegisters {
     return fma(a.second, b.second, fma(a.first, b.first, sum));
   }
 };
+using FewPairs = PairsInRegisters;
+
+// n elements of x from `offset` on, rounded; what is beyond is zero.
+ROOTS_INLINE void round_row(const HalfMatrix& x, int64_t offset, int64_t n, FewPairs::Row* out) {
+  constexpr int64_t W = Vec<float>::kWidth;
+  auto* to = reinterpret_cast<float*>(out);
+  for (int64_t k = 0; k < n; k += W)
+    rounded_to_bf16(load_widened(x, offset + k, n - k < W ? n - k : W)).store(to + k);
+}
+#else
+struct FewPairs : HalfPanels {
+  using Row = Packed;
+};
+
+// n elements of x from `offset` on, rounded; what is beyond is zero.
+ROOTS_INLINE void round_row(const HalfMatrix& x, int64_t offset, int64_t n, FewPairs::Row* out) {
+  for (int64_t k = 0; k < n; k += 32)
+    _mm512_storeu_si512(out + k / 2, load_bf16(x, offset + k, n - k < 32 ? n - k : 32));
+}
 #endif
 
-// One row, packed elements x, against panels [p0, p1): bound by reading them. Four steps of k at a time, so
-// that a sum waits for none of the others.
+// Up to this many rows go to few_rows(), in groups of up to kRowsOfGroup. Where pairs are widened in
+// registers, that is cheaper than widening panels for a few tiles.
+constexpr int64_t kRowsOfGroup = 4;
 template <class P>
-void one_row(const typename P::Packed* x, int64_t depth, const typename P::Packed* panels, int64_t p0,
-             int64_t p1, int64_t outputs, float* c) {
+constexpr int64_t kMostFewRows = kRowsOfGroup;
+#if !defined(__AVX512BF16__)
+template <>
+constexpr int64_t kMostFewRows<PairsInRegisters> = 2 * kRowsOfGroup;
+#endif
+
+// Rows of packed elements x, ldx apart, against one panel. With few rows, several steps of k at a time, so
+// that a sum waits for none of the others.
+template <class P, int Rows>
+void few_rows(const typename P::Row* x, int64_t ldx, int64_t depth, const typename P::Packed* b,
+              int64_t columns, float* c, int64_t ldc) {
   using V = Vec<float>;
   constexpr int64_t W = V::kWidth;
-  constexpr int kVectors = kKeptColumns / W < 4 ? static_cast<int>(kKeptColumns / W) : 4,
-                kSteps = 8 / kVectors;
-  for (int64_t p = p0; p < p1; ++p)
-    for (int64_t j = 0; j < kKeptColumns; j += kVectors * W) {
-      const typename P::Packed* b = panels + p * depth * kKeptColumns + j;
-      V acc[kSteps * kVectors] = {};
-      int64_t k = 0;
-      for (; k + kSteps <= depth; k += kSteps)
-        unrolled<kSteps>([&](auto s) {
-          const auto a = P::broadcast(x[k + s]);
-          unrolled<kVectors>([&](auto v) {
-            acc[s * kVectors + v] =
-                P::multiply_add(a, P::load(b + (k + s) * kKeptColumns + v * W), acc[s * kVectors + v]);
-          });
-        });
-      for (; k < depth; ++k) {
-        const auto a = P::broadcast(x[k]);
-        unrolled<kVectors>(
-            [&](auto v) { acc[v] = P::multiply_add(a, P::load(b + k * kKeptColumns + v * W), acc[v]); });
-      }
-      for (int v = 0; v < kVectors; ++v) {
-        V sum = acc[v];
-        for (int s = 1; s < kSteps; ++s) sum = sum + acc[s * kVectors + v];
-        const int64_t at = p * kKeptColumns + j + v * W, left = outputs - at;
-        if (left > 0) sum.store_partial(c + at, left < W ? left : W);
-      }
-    }
+  constexpr int kVectors = kTileVectors, kSums = Rows * kVectors, kSteps = kSums < 8 ? 8 / kSums : 1;
+  V acc[kSteps * kSums] = {};
+  const auto step = [&](int64_t k, auto s) ROOTS_INLINED {
+    decltype(P::load(b)) bk[kVectors];
+    unrolled<kVectors>([&](auto v) ROOTS_INLINED { bk[v] = P::load(b + k * kKeptColumns + v * W); });
+    unrolled<Rows>([&](auto r) ROOTS_INLINED {
+      const auto a = P::broadcast(x[r * ldx + k]);
+      unrolled<kVectors>([&](auto v) ROOTS_INLINED {
+        V& sum = acc[s * kSums + r * kVectors + v];
+        sum = P::multiply_add(a, bk[v], sum);
+      });
+    });
+  };
+  int64_t k = 0;
+  for (; k + kSteps <= depth; k += kSteps) unrolled<kSteps>([&](auto s) ROOTS_INLINED { step(k + s, s); });
+  for (; k < depth; ++k) step(k, Index<0>{});
+  unrolled<kSums>([&](auto n) ROOTS_INLINED {
+    V sum = acc[n];
+    for (int s = 1; s < kSteps; ++s) sum = sum + acc[s * kSums + n];
+    constexpr int r = decltype(n)::value / kVectors, v = decltype(n)::value % kVectors;
+    const int64_t left = columns - v * W;
+    if (left > 0) sum.store_partial(c + r * ldc + v * W, left < W ? left : W);
+  });
 }
 
+template <class P, int Rows = kRowsOfGroup>
+void few_rows_of(int64_t rows, const typename P::Row* x, int64_t ldx, int64_t depth,
+                 const typename P::Packed* b, int64_t columns, float* c, int64_t ldc) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return few_rows_of<P, Rows - 1>(rows, x, ldx, depth, b, columns, c, ldc);
+  }
+  few_rows<P, Rows>(x, ldx, depth, b, columns, c, ldc);
+}
+
+// M rows against all panels: bound by reading them.
 template <class P>
-Status one_row(const Context& context, const typename P::Packed* x, int64_t depth,
-               const typename P::Packed* panels, int64_t outputs, float* c, const Epilogue<float>& epilogue) {
+Status few_rows(const Context& context, int64_t M, const typename P::Row* x, int64_t ldx, int64_t depth,
+                const typename P::Packed* panels, int64_t outputs, float* c,
+                const Epilogue<float>& epilogue) {
   const int64_t count = ceil_div(outputs, kKeptColumns), words = depth * kKeptColumns;
-  const int64_t per_chunk = words < 131072 ? 131072 / words : 1;
+  const int64_t per_chunk = words * M < 131072 ? 131072 / (words * M) : 1;
+  const int64_t rows = ceil_div(M, ceil_div(M, kRowsOfGroup));  // groups of equal height
   context.parallel_for(ceil_div(count, per_chunk), [&](int64_t chunk) {
     const int64_t p0 = chunk * per_chunk, p1 = p0 + per_chunk < count ? p0 + per_chunk : count;
-    one_row<P>(x, depth, panels, p0, p1, outputs, c);
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t j0 = p * kKeptColumns, left = outputs - j0;
+      for (int64_t i = 0; i < M; i += rows)
+        few_rows_of<P>(M - i < rows ? M - i : rows, x + i * ldx, ldx, depth, panels + p * words,
+                       left < kKeptColumns ? left : kKeptColumns, c + i * outputs + j0, outputs);
+    }
     const int64_t j0 = p0 * kKeptColumns, j1 = p1 * kKeptColumns < outputs ? p1 * kKeptColumns : outputs;
-    if (!epilogue.empty()) epilogue.apply(c + j0, 0, j0, j0, 1, j1 - j0);
+    if (!epilogue.empty()) epilogue.apply(c + j0, outputs, j0, j0, M, j1 - j0);
   });
   return nullptr;
 }
@@ -140,10 +189,11 @@ Status linear_pack(const Context& context, Tensor weight, Tensor packed, int64_t
   CHECK(weight.rank == 2 && weight.dtype == packed.dtype, "needs a matrix of the dtype of packed");
   const int64_t outputs = weight.shape[0], inputs = weight.shape[1];
   if (const Status status = check_packed(packed, outputs, inputs)) return status;
-  const int64_t groups = packed.shape[1], wide = packed.shape[2];
+  const int64_t groups = packed.shape[1], panels = packed.shape[0] * (kPadded / kKeptColumns);
   const auto each = [&](auto type, int64_t group) {
     using T = decltype(type);
-    context.parallel_for(packed.shape[0], [&](int64_t p) {
+    const int64_t wide = group * kKeptColumns;
+    context.parallel_for(panels, [&](int64_t p) {
       T* panel = data<T>(packed) + p * groups * wide;
       for (int64_t g = 0; g < groups; ++g)
         for (int64_t c = 0; c < kKeptColumns; ++c)
@@ -183,7 +233,8 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   if (K == 0) return gemm<float, false>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, N, epilogue);
   if (packed.dtype == DType::f32) {
     const auto* panels = data<float>(packed);
-    if (M == 1) return one_row<PlainPanels<float>>(context, data<float>(x), K, panels, N, c, epilogue);
+    if (M <= kMostFewRows<PlainRows>)
+      return few_rows<PlainRows>(context, M, data<float>(x), x.strides[0], K, panels, N, c, epilogue);
     const Matrix<float> a{data<float>(x), x.strides[0], 1};
     return gemm_packed<PlainPanels<float>, false>(context, M, N, K, PackRows<float>{a},
                                                   KeptColumns{panels, K}, c, N, epilogue);
@@ -191,19 +242,14 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   const auto* panels = data<uint32_t>(packed);
   const int64_t pairs = ceil_div(K, 2);
   const HalfMatrix a{x.data, false, x.strides[0], 1};
-  if (M == 1) {
-    auto* row =
-        static_cast<uint32_t*>(context.workspace(context.host, 0, static_cast<size_t>(pairs + 16) * 4));
-    CHECK(row, "out of memory");
-#if defined(__AVX512BF16__)
-    for (int64_t k = 0; k < K; k += 32)
-      _mm512_storeu_si512(row + k / 2, load_bf16(a, k, K - k < 32 ? K - k : 32));
-    return one_row<HalfPanels>(context, row, pairs, panels, N, c, epilogue);
-#else
-    for (int64_t k = 0; k < K; k += 2)
-      row[k / 2] = bf16_at(a, k) | static_cast<uint32_t>(k + 1 < K ? bf16_at(a, k + 1) : 0) << 16;
-    return one_row<PairsInRegisters>(context, row, pairs, panels, N, c, epilogue);
-#endif
+  if (M <= kMostFewRows<FewPairs>) {
+    using Row = FewPairs::Row;
+    const int64_t ld = pairs + 16;
+    auto* rows =
+        static_cast<Row*>(context.workspace(context.host, 0, static_cast<size_t>(M * ld) * sizeof(Row)));
+    CHECK(rows, "out of memory");
+    for (int64_t i = 0; i < M; ++i) round_row(a, i * x.strides[0], K, rows + i * ld);
+    return few_rows<FewPairs>(context, M, rows, ld, pairs, panels, N, c, epilogue);
   }
   return gemm_packed<HalfPanels, false>(context, M, N, K, PackHalfRows{a}, KeptPairs{panels, pairs}, c, N,
                                         epilogue);

@@ -269,19 +269,16 @@ ROOTS_INLINE void tile_dispatch(int64_t rows, int64_t depth, const typename P::P
   tile_rows<P, Layout, Rows>(depth, a, lda, b, ldb, c, ldc, columns, onto, bias);
 }
 
-// Columns of a panel of a weight that is kept packed (linear_packed.cc), whatever the instruction set.
-constexpr int64_t kKeptColumns = 32;
-
 // An operand that the tiles can read where it is.
 template <class T>
 struct InPlace {
   const T* data = nullptr;  // null: it has to be packed
   int64_t row_stride = 0, column_stride = 0, ld = 0;
   ARows layout = ARows::side_by_side;
-  int64_t panel_stride = 0;  // not 0: columns lie in panels of kKeptColumns, padded with zeros
+  int64_t panel_stride =
+      0;  // not 0: columns lie in panels as wide as a tile, padded with zeros; j begins one
   ROOTS_INLINE const T* at(int64_t i, int64_t j) const {
-    if (panel_stride)
-      return data + j / kKeptColumns * panel_stride + i * row_stride + j % kKeptColumns * column_stride;
+    if (panel_stride) return data + j / kTileColumns<float> * panel_stride + i * row_stride;
     return data + i * row_stride + j * column_stride;
   }
 };
