@@ -45,6 +45,20 @@ export async function measureFmaPeak(): Promise<number> {
   return (chunks * iterations * 12 * 2 * (width / 4)) / (ms * 1e6);
 }
 
+/** The better of two measurements: neighbours on the same machine can only take away. */
+export function betterPeak(a: Peak, b: Peak): Peak {
+  const better = (x: number | null, y: number | null): number | null =>
+    x === null || y === null ? (x ?? y) : Math.max(x, y);
+  return {
+    f32: Math.max(a.f32, b.f32),
+    f64: Math.max(a.f64, b.f64),
+    bf16: better(a.bf16, b.bf16),
+    i8: better(a.i8, b.i8),
+    readGBs: Math.max(a.readGBs, b.readGBs),
+    threads: a.threads,
+  };
+}
+
 /** Register-only multiply-adds (about 0.2 s each) and a pass over 256 MB. */
 export async function measurePeak(): Promise<Peak> {
   const threads = getThreads();

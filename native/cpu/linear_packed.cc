@@ -46,18 +46,36 @@ struct KeptPairs {
   void operator()(int64_t, int64_t, int64_t, int64_t, uint32_t*) const {}
 };
 #else
+// The first or the second numbers of neighbouring pairs.
+template <int Second>
+ROOTS_INLINE Vec<float> half_of_pairs(const uint32_t* p) {
+  Vec<float>::Mask both;
+  __builtin_memcpy(&both, p, sizeof both);
+  const Vec<float>::Mask bits = Second ? both & static_cast<int32_t>(0xffff0000u) : both << 16;
+  return Vec<float>((Vec<float>::Raw)bits);
+}
+
 // Without products of bf16, pairs are widened on their way into the float tile.
 struct KeptPairs {
   static constexpr bool kInPlace = false;
   const uint32_t* data;
   int64_t pairs;
   ROOTS_INLINE void operator()(int64_t j0, int64_t, int64_t k0, int64_t depth, float* out) const {
-    constexpr int64_t C = kKeptColumns;
     const uint32_t* panel = data + j0 * pairs;
-    for (int64_t k = 0; k < depth; ++k)
-      for (int64_t c = 0; c < C; ++c)
-        out[k * C + c] =
-            bf16_to_f32(static_cast<uint16_t>(panel[(k0 + k) / 2 * C + c] >> ((k0 + k) % 2 * 16)));
+    const int64_t end = k0 + depth;
+    const auto one = [&](int64_t k, auto second) ROOTS_INLINED {
+      unrolled<kTileVectors>([&](auto v) ROOTS_INLINED {
+        constexpr int64_t at = v * Vec<float>::kWidth;
+        half_of_pairs<second>(panel + k / 2 * kKeptColumns + at).store(out + (k - k0) * kKeptColumns + at);
+      });
+    };
+    int64_t k = k0;
+    if (k % 2 == 1) one(k++, Index<1>{});
+    for (; k + 2 <= end; k += 2) {
+      one(k, Index<0>{});
+      one(k + 1, Index<1>{});
+    }
+    if (k < end) one(k, Index<0>{});
   }
 };
 #endif
@@ -77,13 +95,8 @@ struct PairsInRegisters {
   struct Pair {
     V first, second;
   };
-  static ROOTS_INLINE V as_float(V::Mask bits) { return V((V::Raw)bits); }
   static ROOTS_INLINE Pair broadcast(const Row& pair) { return {V(pair.first), V(pair.second)}; }
-  static ROOTS_INLINE Pair load(const Packed* p) {
-    V::Mask both;
-    __builtin_memcpy(&both, p, sizeof both);
-    return {as_float(both << 16), as_float(both & static_cast<int32_t>(0xffff0000u))};
-  }
+  static ROOTS_INLINE Pair load(const Packed* p) { return {half_of_pairs<0>(p), half_of_pairs<1>(p)}; }
   static ROOTS_INLINE V multiply_add(const Pair& a, const Pair& b, V sum) {
     return fma(a.second, b.second, fma(a.first, b.first, sum));
   }
