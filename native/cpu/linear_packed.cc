@@ -203,6 +203,19 @@ Status linear_pack(const Context& context, Tensor weight, Tensor packed, int64_t
   const int64_t outputs = weight.shape[0], inputs = weight.shape[1];
   if (const Status status = check_packed(packed, outputs, inputs)) return status;
   const int64_t groups = packed.shape[1], panels = packed.shape[0] * (kPadded / kKeptColumns);
+  const int64_t across = weight.strides[0], along = weight.strides[1];
+  const bool half = packed.dtype == DType::bf16;
+  // pairs that lie together move as one number of 32 bits
+  const bool whole_pairs = half && along == 1 && across % 2 == 0 && inputs % 2 == 0;
+  if (!unpack && (!half || whole_pairs)) {
+    const Matrix<float> columns = half ? Matrix<float>{data<const float>(weight), 1, across / 2}
+                                       : Matrix<float>{data<const float>(weight), along, across};
+    context.parallel_for(panels, [&](int64_t p) {
+      pack_b_panel(columns, p * kKeptColumns, outputs - p * kKeptColumns, 0, groups,
+                   data<float>(packed) + p * groups * kKeptColumns);
+    });
+    return nullptr;
+  }
   const auto each = [&](auto type, int64_t group) {
     using T = decltype(type);
     const int64_t wide = group * kKeptColumns;
@@ -214,7 +227,7 @@ Status linear_pack(const Context& context, Tensor weight, Tensor packed, int64_t
             const int64_t n = p * kKeptColumns + c, k = g * group + e;
             T& to = panel[g * wide + c * group + e];
             if (n < outputs && k < inputs) {
-              T& from = data<T>(weight)[n * weight.strides[0] + k * weight.strides[1]];
+              T& from = data<T>(weight)[n * across + k * along];
               (unpack ? from : to) = unpack ? to : from;
             } else if (!unpack) {
               to = T(0);
@@ -222,10 +235,7 @@ Status linear_pack(const Context& context, Tensor weight, Tensor packed, int64_t
           }
     });
   };
-  if (packed.dtype == DType::bf16)
-    each(uint16_t{}, 2);
-  else
-    each(float{}, 1);
+  half ? each(uint16_t{}, 2) : each(float{}, 1);
   return nullptr;
 }
 
