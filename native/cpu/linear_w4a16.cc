@@ -262,6 +262,8 @@ ROOTS_INLINE void wide_row(const PackedI4& s, const Block<1>* x, const uint8_t* 
       Halves high[kParts], low[kParts];
       unrolled<kParts>([&](auto n) { high[n] = low[n] = Halves{}; });
       const uint8_t* w = panels + at;
+      // behind the end of its panel a stream goes on after the panels of the others
+      const int64_t ahead = at + kAhead < stride ? kAhead : kAhead + (kWide - 1) * stride;
 #pragma GCC unroll 1
       for (int64_t piece = 0; piece < kQuads / 2; ++piece, w += 64) {
         unrolled<2>([&](auto odd) {
@@ -271,7 +273,7 @@ ROOTS_INLINE void wide_row(const PackedI4& s, const Block<1>* x, const uint8_t* 
           const I hs(h), ls(l);
           unrolled<kParts>([&](auto n) {
             const uint8_t* from = w + n / kVectors * stride + n % kVectors * I::kWidth * 4;
-            if constexpr (odd == 0 && n % kVectors == 0) __builtin_prefetch(from + kAhead);
+            if constexpr (odd == 0 && n % kVectors == 0) __builtin_prefetch(from + ahead);
             const I bytes = I::load(reinterpret_cast<const int32_t*>(from));
             const I nibbles((odd ? bytes.v >> 4 : bytes.v) & 0x0f0f0f0f);
             high[n] += (Halves)byte_pairs(nibbles, hs).v;

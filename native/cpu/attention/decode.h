@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kFewQueries = 4;
 // Keys per piece.
 constexpr int64_t kPiece = 512;
+// Keys that are asked for ahead.
+constexpr int64_t kKeysAhead = 32;
 // Keys whose values are summed before the next query's turn: 64 rows of 256 bytes stay in L1.
 constexpr int64_t kValueBlock = 64;
 
@@ -97,6 +99,15 @@ ROOTS_INLINE void scale_row(const Tensor& scales, int64_t b, int64_t g, int64_t 
     (V::load(row + j) * V::load_partial(from + j, n - j < V::kWidth ? n - j : V::kWidth)).store(row + j);
 }
 
+// Asks for rows [i, i + count) of one head, below `end`.
+ROOTS_INLINE void prefetch_rows(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t count,
+                                int64_t end) {
+  const int64_t size = dtype_size(t.dtype), bytes = t.shape[3] * size;
+  const char* row = data<const char>(t) + (b * t.strides[0] + h * t.strides[1] + i * t.strides[2]) * size;
+  for (const int64_t last = i + count < end ? i + count : end; i < last; ++i, row += t.strides[2] * size)
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+}
+
 template <class F>
 Status forward_few(const Context& context, const Operands<typename F::Value>& x, const Tensor& out,
                    const Tensor& lse) {
@@ -162,11 +173,15 @@ Status forward_few(const Context& context, const Operands<typename F::Value>& x,
           for (int64_t d = 0; d < depth; d += W)
             F::load(x.q, b, g * group + r / p.Tq, r % p.Tq, d, p.D - d < W ? p.D - d : W)
                 .store(rows + r * depth + d);
-        for (int64_t j = 0; j < n; j += W)
+        for (int64_t j = 0; j < n; j += W) {
+          // while scores are computed: keys to come, and the values of these
+          prefetch_rows(x.k, b, g, j0 + j + kKeysAhead, W, end);
+          prefetch_rows(x.v, b, g, j0 + j, W, end);
           for (int64_t r = 0; r < queries; ++r)
             F::with_rows(x.k, b, g, j0 + j, [&](const auto& key) {
               dots(rows + r * depth, key, n - j < W ? n - j : W, p.D).store(scores + r * kPiece + j);
             });
+        }
         for (int64_t r = 0; r < queries; ++r) {
           T* row = scores + r * kPiece;
           if constexpr (F::kScaledRows) scale_row(x.k_scale, b, g, j0, n, row);
