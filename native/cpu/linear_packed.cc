@@ -179,7 +179,7 @@ Status few_rows(const Context& context, int64_t M, const typename P::Row* x, int
                 const typename P::Packed* panels, int64_t outputs, float* c,
                 const Epilogue<float>& epilogue) {
   const int64_t count = ceil_div(outputs, kKeptColumns), words = depth * kKeptColumns;
-  const int64_t per_chunk = words * M < 131072 ? 131072 / (words * M) : 1;
+  const int64_t per_chunk = items_per_chunk(count, words * M < 131072 ? 131072 / (words * M) : 1);
   const int64_t rows = ceil_div(M, ceil_div(M, kRowsOfGroup));  // groups of equal height
   context.parallel_for(ceil_div(count, per_chunk), [&](int64_t chunk) {
     const int64_t p0 = chunk * per_chunk, p1 = p0 + per_chunk < count ? p0 + per_chunk : count;

@@ -99,13 +99,11 @@ void multiply_keys(int64_t rows, int64_t columns, int64_t depth, const typename 
   }
 }
 
-// Runs one(item) for items [0, count), several per chunk where one is little work. Where there is work for
-// two threads, there are chunks enough that neither waits for long.
+// Runs one(item) for items [0, count), several per chunk where one is little work.
 template <class One>
 ROOTS_INLINE void each_item(const Context& context, int64_t count, int64_t work, const One& one) {
   const int64_t least = work >= kLeastMultiplyAdds ? 1 : kLeastMultiplyAdds / (work + 1) + 1;
-  const int64_t eighth = ceil_div(count, 8),
-                per_chunk = count >= 2 * least && eighth < least ? eighth : least;
+  const int64_t per_chunk = items_per_chunk(count, least);
   context.parallel_for(ceil_div(count, per_chunk), [&](int64_t chunk) {
     const int64_t end = (chunk + 1) * per_chunk < count ? (chunk + 1) * per_chunk : count;
     for (int64_t item = chunk * per_chunk; item < end; ++item) one(item);

@@ -234,7 +234,7 @@ ROOTS_INLINE Status few_rows_bf16(const Context& context, int64_t M, int64_t N, 
       for (int64_t k = 0; k < K; ++k)
         rows[i * K + k] = HalfDots::rounded(bf16_to_f32_at(a, i * a.row_stride + k * a.column_stride));
   });
-  const int64_t columns = dot_columns(M, K) * 2;
+  const int64_t columns = dot_columns(M, N, K / 2 + 1);
   context.parallel_for(ceil_div(N, columns), [&](int64_t chunk) {
     const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;
     dots<HalfDots>(rows, K, static_cast<const uint16_t*>(b.data), b.column_stride, M, K, j0, j1, c, ldc);

@@ -93,6 +93,13 @@ struct Epilogue {
 
 ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// How many items make a chunk: `least` are worth waking a thread for; where there is work for two threads, so
+// few that there are eight chunks, and none waits for long for the last.
+ROOTS_INLINE int64_t items_per_chunk(int64_t count, int64_t least) {
+  const int64_t eighth = ceil_div(count, 8);
+  return count >= 2 * least && eighth < least ? eighth : least;
+}
+
 // body(first column, columns) for all N, `step` at a time, in parallel: the first status that is not null.
 template <class Body>
 ROOTS_INLINE Status for_columns(const Context& context, int64_t N, int64_t step, const Body& body) {
@@ -391,9 +398,9 @@ ROOTS_INLINE void dots(const typename D::Row* a, int64_t lda, const typename D::
 }
 
 // Columns of B per chunk of such a product: 10-20 us of reading B, or with more rows of arithmetic.
-ROOTS_INLINE int64_t dot_columns(int64_t M, int64_t K) {
-  const int64_t columns = 131072 / ceil_div(M, 8) / K;
-  return columns < 16 ? 16 : columns / 16 * 16;
+ROOTS_INLINE int64_t dot_columns(int64_t M, int64_t N, int64_t K) {
+  const int64_t groups = 131072 / ceil_div(M, 8) / K / 16;  // of 16 columns
+  return items_per_chunk(ceil_div(N, 16), groups < 1 ? 1 : groups) * 16;
 }
 
 // Few rows of A against columns [j0, j1) of B, B read in place.
@@ -637,7 +644,7 @@ ROOTS_INLINE Status gemm(const Context& context, int64_t M, int64_t N, int64_t K
   }
   if (M <= (dense_along_k(a, b) ? kDotRows : kSkinnyRows) && !epilogue.accumulate) {
     int64_t columns = 262144 / K / 64 * 64;
-    columns = dense_along_k(a, b) ? dot_columns(M, K) : columns < 64 ? 64 : columns;
+    columns = dense_along_k(a, b) ? dot_columns(M, N, K) : columns < 64 ? 64 : columns;
     const int64_t chunks = ceil_div(N, columns);
     auto body = [&](int64_t chunk) {
       const int64_t j0 = chunk * columns, j1 = j0 + columns < N ? j0 + columns : N;
