@@ -404,6 +404,7 @@ function swigluCase(m: number, fused: boolean): Case {
     operations: 6 * m * dim * hidden,
     bytes: 4 * (2 * m * dim + 3 * dim * hidden),
     kind: 'f32',
+    warmMs: 200,
     inputs: () =>
       tidy(() => [
         randn([m, dim]),

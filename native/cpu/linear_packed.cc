@@ -122,15 +122,28 @@ ROOTS_INLINE void round_row(const HalfMatrix& x, int64_t offset, int64_t n, FewP
 }
 #endif
 
-// Up to this many rows go to few_rows(), in groups of up to kRowsOfGroup. Where pairs are widened in
-// registers, that is cheaper than widening panels for a few tiles.
-constexpr int64_t kRowsOfGroup = 4;
+// Rows at a time in few_rows(): their sums fill the registers, or are one tile of eight.
 template <class P>
-constexpr int64_t kMostFewRows = kRowsOfGroup;
-#if !defined(__AVX512BF16__)
+constexpr int64_t kRowsOfGroup = kTileRows < 8 ? kTileRows : 8;
+#if defined(__AVX2__) && !defined(__AVX512F__)
 template <>
-constexpr int64_t kMostFewRows<PairsInRegisters> = 2 * kRowsOfGroup;
+constexpr int64_t kRowsOfGroup<PairsInRegisters> = 4;
 #endif
+// What x may take in bytes for more rows than one group. With small tiles a panel comes from L2 as fast as it
+// is multiplied, and C is written once: faster than blocks of K while x stays in L3. Pairs are widened again
+// for every group, which pays for fewer rows.
+template <class P>
+constexpr int64_t kLargestX = kTileRows < 8 ? int64_t{8} << 20 : 0;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <>
+constexpr int64_t kLargestX<PairsInRegisters> = int64_t{256} << 10;
+#endif
+template <class P>
+ROOTS_INLINE bool wants_few_rows(int64_t M, int64_t K) {
+  return M <= kRowsOfGroup<P> || M * K * static_cast<int64_t>(sizeof(float)) <= kLargestX<P>;
+}
+
+constexpr int64_t kEpiloguePanels = 8;
 
 // Rows of packed elements x, ldx apart, against one panel. With few rows, several steps of k at a time, so
 // that a sum waits for none of the others.
@@ -164,7 +177,7 @@ void few_rows(const typename P::Row* x, int64_t ldx, int64_t depth, const typena
   });
 }
 
-template <class P, int Rows = kRowsOfGroup>
+template <class P, int Rows = kRowsOfGroup<P>>
 void few_rows_of(int64_t rows, const typename P::Row* x, int64_t ldx, int64_t depth,
                  const typename P::Packed* b, int64_t columns, float* c, int64_t ldc) {
   if constexpr (Rows > 1) {
@@ -173,14 +186,18 @@ void few_rows_of(int64_t rows, const typename P::Row* x, int64_t ldx, int64_t de
   few_rows<P, Rows>(x, ldx, depth, b, columns, c, ldc);
 }
 
-// M rows against all panels: bound by reading them.
+// M rows against all panels, each read from beginning to end.
 template <class P>
 Status few_rows(const Context& context, int64_t M, const typename P::Row* x, int64_t ldx, int64_t depth,
                 const typename P::Packed* panels, int64_t outputs, float* c,
                 const Epilogue<float>& epilogue) {
   const int64_t count = ceil_div(outputs, kKeptColumns), words = depth * kKeptColumns;
-  const int64_t per_chunk = items_per_chunk(count, words * M < 131072 ? 131072 / (words * M) : 1);
-  const int64_t rows = ceil_div(M, ceil_div(M, kRowsOfGroup));  // groups of equal height
+  int64_t per_chunk = items_per_chunk(count, words * M < 131072 ? 131072 / (words * M) : 1);
+  // the epilogue goes along rows of a chunk: some lines at a time where there are chunks enough
+  const int64_t sixteenth = count / 16;
+  if (!epilogue.empty() && per_chunk < kEpiloguePanels)
+    per_chunk = sixteenth > kEpiloguePanels ? kEpiloguePanels : sixteenth > per_chunk ? sixteenth : per_chunk;
+  const int64_t rows = ceil_div(M, ceil_div(M, kRowsOfGroup<P>));  // groups of equal height
   context.parallel_for(ceil_div(count, per_chunk), [&](int64_t chunk) {
     const int64_t p0 = chunk * per_chunk, p1 = p0 + per_chunk < count ? p0 + per_chunk : count;
     for (int64_t p = p0; p < p1; ++p) {
@@ -256,7 +273,7 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   if (K == 0) return gemm<float, false>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, N, epilogue);
   if (packed.dtype == DType::f32) {
     const auto* panels = data<float>(packed);
-    if (M <= kMostFewRows<PlainRows>)
+    if (wants_few_rows<PlainRows>(M, K))
       return few_rows<PlainRows>(context, M, data<float>(x), x.strides[0], K, panels, N, c, epilogue);
     const Matrix<float> a{data<float>(x), x.strides[0], 1};
     return gemm_packed<PlainPanels<float>, false>(context, M, N, K, PackRows<float>{a},
@@ -265,13 +282,16 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   const auto* panels = data<uint32_t>(packed);
   const int64_t pairs = ceil_div(K, 2);
   const HalfMatrix a{x.data, false, x.strides[0], 1};
-  if (M <= kMostFewRows<FewPairs>) {
+  if (wants_few_rows<FewPairs>(M, K)) {
     using Row = FewPairs::Row;
     const int64_t ld = pairs + 16;
     auto* rows =
         static_cast<Row*>(context.workspace(context.host, 0, static_cast<size_t>(M * ld) * sizeof(Row)));
     CHECK(rows, "out of memory");
-    for (int64_t i = 0; i < M; ++i) round_row(a, i * x.strides[0], K, rows + i * ld);
+    context.parallel_for(ceil_div(M, 16), [&](int64_t chunk) {
+      for (int64_t i = chunk * 16; i < M && i < chunk * 16 + 16; ++i)
+        round_row(a, i * x.strides[0], K, rows + i * ld);
+    });
     return few_rows<FewPairs>(context, M, rows, ld, pairs, panels, N, c, epilogue);
   }
   return gemm_packed<HalfPanels, false>(context, M, N, K, PackHalfRows{a}, KeptPairs{panels, pairs}, c, N,
