@@ -346,7 +346,7 @@ describe('bench', () => {
     scaled(1e-6);
     const bad = roots('bench', ...small, '--baseline', file);
     expect(bad.status).toBe(1);
-    expect(bad.err).toMatch(/5 rows are more than 10 % slower/);
+    expect(bad.err).toMatch(/6 rows are more than 10 % slower/);
     writeFileSync(file, '[]x');
     expect(roots('bench', ...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
     expect(roots('bench', ...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);

@@ -282,8 +282,8 @@ struct InPlace {
   const T* data = nullptr;  // null: it has to be packed
   int64_t row_stride = 0, column_stride = 0, ld = 0;
   ARows layout = ARows::side_by_side;
-  int64_t panel_stride =
-      0;  // not 0: columns lie in panels as wide as a tile, padded with zeros; j begins one
+  // not 0: columns lie in panels as wide as a tile, padded with zeros, and j begins one
+  int64_t panel_stride = 0;
   ROOTS_INLINE const T* at(int64_t i, int64_t j) const {
     if (panel_stride) return data + j / kTileColumns<float> * panel_stride + i * row_stride;
     return data + i * row_stride + j * column_stride;
