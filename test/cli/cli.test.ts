@@ -346,7 +346,7 @@ describe('bench', () => {
     scaled(1e-6);
     const bad = roots('bench', ...small, '--baseline', file);
     expect(bad.status).toBe(1);
-    expect(bad.err).toMatch(/6 rows are more than 10 % slower/);
+    expect(bad.err).toMatch(`${result.rows.length} rows are more than 10 % slower`);
     writeFileSync(file, '[]x');
     expect(roots('bench', ...small, '--baseline', file).err).toMatch(/not a result of roots bench/);
     expect(roots('bench', ...small, '--peers', 'mkl').err).toMatch(/--peers must be one of/);
@@ -357,7 +357,9 @@ describe('bench', () => {
     expect(compared.rows.map((r) => r.isa)).toContain('baseline');
     expect(compared.rows[0]!.peers.naive!.ratio).toBeGreaterThan(0);
     expect(compared.peers).toHaveProperty('naive.settings', '1 thread, plain TypeScript loops');
-    expect(compared.rows.filter((r) => r.kernel.endsWith('[baseline]')).length).toBe(5);
+    expect(compared.rows.filter((r) => r.kernel.endsWith('[baseline]')).length).toBe(
+      result.rows.length,
+    );
     expect(roots('bench', ...small, '--compare', 'sse').err).toMatch(/--compare must be one of/);
   });
 });
