@@ -85,6 +85,29 @@ export function expectClose(
   }
 }
 
+interface Values {
+  data: Float64Array;
+  shape: readonly number[];
+}
+
+/** a (…, M, K) × b (…, K, N), or one b for all, by three loops. */
+export function matmulReference(a: Values, b: Values): number[] {
+  const [m, k] = a.shape.slice(-2) as [number, number];
+  const n = b.shape.at(-1)!;
+  const batch = a.data.length / (m * k);
+  const shared = b.data.length === k * n;
+  const out: number[] = [];
+  for (let t = 0; t < batch; t++)
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < n; j++) {
+        let s = 0;
+        for (let q = 0; q < k; q++)
+          s += a.data[t * m * k + i * k + q]! * b.data[(shared ? 0 : t * k * n) + q * n + j]!;
+        out.push(s);
+      }
+  return out;
+}
+
 /** Runs `fn` and expects as many storages and bytes afterwards as before. */
 export async function expectNoLeak(fn: () => void | Promise<void>): Promise<void> {
   // garbage of earlier tests would be collected in the middle: let it go first

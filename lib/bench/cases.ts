@@ -63,46 +63,47 @@ export interface Suite {
 const layouts = ['nn', 'nt', 'tn', 'tt'] as const;
 
 function gemm(sizes: readonly number[]): Case[] {
-  return sizes.flatMap((n) => [
-    ...layouts.map((layout): Case => ({
-      kernel: `gemm f32 ${layout}`,
+  return sizes.flatMap((n) => {
+    const product = (
+      kernel: string,
+      run: Case['run'],
+      layout: string,
+      dtype: 'float32' | 'bfloat16' = 'float32',
+    ): Case => ({
+      kernel,
       shape: `${n}x${n}x${n}`,
       operations: 2 * n ** 3,
       bytes: 12 * n * n,
-      kind: 'f32',
+      kind: dtype === 'float32' ? 'f32' : 'bf16',
       inputs: () => [randn([n, n]), randn([n, n])],
-      run: (a, b) => {
-        const x = layout[0] === 't' ? transpose(a!) : a!;
-        const y = layout[1] === 't' ? transpose(b!) : b!;
-        const out = matmul(x, y);
-        if (x !== a) x.dispose();
-        if (y !== b) y.dispose();
-        return out;
-      },
-      peer: { op: 'matmul', m: n, n, k: n, layout },
-    })),
-    {
-      // as many operations as the product it replaces: its share of the peak may exceed 100 %
-      kernel: 'gemm f32 nn, Strassen',
-      shape: `${n}x${n}x${n}`,
-      operations: 2 * n ** 3,
-      bytes: 12 * n * n,
-      kind: 'f32',
-      inputs: () => [randn([n, n]), randn([n, n])],
-      run: (a, b) => matmulStrassen(a!, b!),
-      peer: { op: 'matmul', m: n, n, k: n, layout: 'nn' },
-    },
-    {
-      kernel: 'gemm bf16 nn',
-      shape: `${n}x${n}x${n}`,
-      operations: 2 * n ** 3,
-      bytes: 12 * n * n,
-      kind: 'bf16',
-      inputs: () => [randn([n, n]), randn([n, n])],
-      run: (a, b) => autocast('bfloat16', () => matmul(a!, b!)),
-      peer: { op: 'matmul', m: n, n, k: n, layout: 'nn', dtype: 'bfloat16' },
-    },
-  ]);
+      run,
+      peer: { op: 'matmul', m: n, n, k: n, layout, dtype },
+    });
+    return [
+      ...layouts.map((layout) =>
+        product(
+          `gemm f32 ${layout}`,
+          (a, b) => {
+            const x = layout[0] === 't' ? transpose(a!) : a!;
+            const y = layout[1] === 't' ? transpose(b!) : b!;
+            const out = matmul(x, y);
+            if (x !== a) x.dispose();
+            if (y !== b) y.dispose();
+            return out;
+          },
+          layout,
+        ),
+      ),
+      // counted as the product that it replaces: its share of the peak may exceed 100 %
+      product('gemm f32 nn, Strassen', (a, b) => matmulStrassen(a!, b!), 'nn'),
+      product(
+        'gemm bf16 nn',
+        (a, b) => autocast('bfloat16', () => matmul(a!, b!)),
+        'nn',
+        'bfloat16',
+      ),
+    ];
+  });
 }
 
 type Weight =
@@ -396,8 +397,8 @@ function adamw(size: number): Case {
 }
 
 /** x + down(silu(gate(x)) ⊙ up(x)) by kernels of packed weights that do the rest inside, or by separate kernels. */
-function swigluCase(m: number, fused: boolean): Case {
-  const [dim, hidden] = [768, 2048];
+function swigluCase(m: number, dim: number, fused: boolean): Case {
+  const hidden = Math.ceil((dim * 8) / 3 / 32) * 32;
   return {
     kernel: `SwiGLU and residual${fused ? '' : ', unfused'}`,
     shape: `${m}x${dim}x${hidden}`,
@@ -437,9 +438,11 @@ function fewRows(sizes: readonly number[]): Case[] {
       ]),
     ),
   );
-  // small sizes are for tests
-  const layers = Math.max(...sizes) < 512 ? [] : [1, 8, 64, 512];
-  return [...products, ...layers.flatMap((m) => [swigluCase(m, true), swigluCase(m, false)])];
+  const dim = Math.min(...sizes);
+  const layers = [1, 8, 64, 512].flatMap((m) =>
+    [true, false].map((fused) => swigluCase(m, dim, fused)),
+  );
+  return [...products, ...layers];
 }
 
 /** GPT shapes by width: nanoGPT's CPU preset, and GPT-2 124M with 4 × 256 tokens. */

@@ -7,7 +7,7 @@ import { withKernelEnd } from './linear_end.js';
 import type { KernelEnd, LinearOptions } from './linear_end.js';
 
 /**
- * x (…, K) → (…, outputs) float32 by a kernel of matrices (M, K) and (M, outputs). By views made directly, without autograd: this runs
+ * x (…, K), gate and residual of `options` (…, outputs) → (…, outputs) float32 by a kernel of matrices (M, K) and (M, outputs). By views made directly, without autograd: this runs
  * for every layer of every decoded token.
  */
 export function asRows(

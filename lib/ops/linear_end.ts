@@ -1,13 +1,12 @@
 // What linear layers of every kind do with their sums, inside the kernel: gate ⊙ activation(x Wᵀ + b) + residual.
 import { contiguous } from './cast.js';
 import * as check from './check.js';
-import type { DType } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
 
 /** The activations that linear() can apply on the way out, with their numbers in native/core/product.h. */
 export const activations = { none: 0, gelu_tanh: 1, gelu: 2, silu: 3, relu: 4 } as const;
 export type Activation = keyof typeof activations;
-export const activationNames: readonly Activation[] = Object.keys(activations) as Activation[];
+const activationNames: readonly Activation[] = Object.keys(activations) as Activation[];
 
 export interface LinearOptions {
   /** Applied to x Wᵀ + b. */
@@ -24,20 +23,15 @@ export const linearOptionNames: readonly (keyof LinearOptions)[] = [
   'residual',
 ];
 
-/** Checks that gate and residual are what a result of this shape and type needs. */
-export function checkLinearOptions(
-  op: string,
-  options: LinearOptions,
-  shape: readonly number[],
-  dtype: DType,
-): void {
+/** Checks that gate and residual are like a result of n outputs for x. */
+export function checkLinearOptions(op: string, options: LinearOptions, x: Tensor, n: number): void {
   check.oneOf(op, 'activation', options.activation ?? 'none', activationNames);
   for (const name of ['gate', 'residual'] as const) {
     const t = options[name];
     if (!t) continue;
     check.tensor(op, name, t);
-    check.shape(op, name, t, shape);
-    check.dtype(op, name, t, dtype);
+    check.shape(op, name, t, [...x.shape.slice(0, -1), n]);
+    check.dtype(op, name, t, x.dtype);
   }
 }
 

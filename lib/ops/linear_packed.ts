@@ -65,7 +65,7 @@ export function linearPacked(
   check.minRank(op, x, 1);
   const k = x.shape[x.rank - 1]!;
   check.shape(op, 'packed', packed, packedShape(packed.dtype, n, k));
-  checkLinearOptions(op, options, [...x.shape.slice(0, -1), n], 'float32');
+  checkLinearOptions(op, options, x, n);
   if (bias) {
     check.tensor(op, 'bias', bias);
     check.shape(op, 'bias', bias, [n]);

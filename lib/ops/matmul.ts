@@ -82,8 +82,8 @@ function product(a: Tensor, b: Tensor, precision: ProductDtype): Tensor {
 }
 
 /**
- * y = gate ⊙ activation(x Wᵀ + b) + residual, in one kernel (a gate whose gradient is recorded takes kernels of its own). x (…, K), weight (N, K), bias (N) or null → (…, N). All of one dtype; or a bfloat16 weight that is not
- * trained with float32 for the rest: products of bfloat16 numbers, float32 sums and results.
+ * y = gate ⊙ activation(x Wᵀ + b) + residual, in one kernel (a gate takes one of its own where gradients are recorded). x (…, K),
+ * weight (N, K), bias (N) or null, gate and residual (…, N) → (…, N). All of one dtype; or a bfloat16 weight that is not trained with float32 for the rest: products of bfloat16 numbers, float32 sums and results.
  * GPT-2 stores weights (K, N): pass `transpose(weight)`, a view.
  */
 export function linear(
@@ -111,8 +111,7 @@ export function linear(
   if (!stored) check.sameDtype('linear', x, weight, 'x and weight');
   if (bias) check.sameDtype('linear', stored ? x : weight, bias, 'weight and bias');
   check.floatDtype('linear', x);
-  const lead = x.shape.slice(0, -1);
-  checkLinearOptions('linear', options, [...lead, n], x.dtype);
+  checkLinearOptions('linear', options, x, n);
   const { activation = 'none', gate = null, residual = null } = options;
   const recording = willRecord(x, weight, bias, residual, gate);
   if (isHalf(x.dtype))
@@ -128,6 +127,7 @@ export function linear(
       const gated = mul(linear(x, weight, bias, { activation }), gate);
       return residual ? add(gated, residual) : gated;
     });
+  const lead = x.shape.slice(0, -1);
   const rows = lead.reduce((a, d) => a * d, 1);
   const precision = stored ? 'bfloat16' : productDtype();
   const kernel = productKernels(x.dtype, precision).linear;

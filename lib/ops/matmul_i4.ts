@@ -120,7 +120,7 @@ export function linearW4A16(
   check.minRank(op, x, 1);
   check.shape(op, 'packed', packed, [packedBytes(n, x.shape[x.rank - 1]!, group)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  checkLinearOptions(op, options, [...x.shape.slice(0, -1), n], 'float32');
+  checkLinearOptions(op, options, x, n);
   return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
     kernels.linear_w4a16(rows, packed, bias, gate, residual, result, group, activation),
   );

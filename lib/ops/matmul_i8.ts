@@ -135,7 +135,7 @@ function linearI8(
   const k = x.shape[x.rank - 1]!;
   check.shape(op, 'packed', packed, [bytes(n, k)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
-  checkLinearOptions(op, options, [...x.shape.slice(0, -1), n], 'float32');
+  checkLinearOptions(op, options, x, n);
   return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
     kernel(rows, packed, scale, bias, gate, residual, result, activation),
   );

@@ -6,26 +6,14 @@ import { DTypeError, ShapeError } from '../tensor/errors.js';
 import { tidy } from '../tensor/scope.js';
 import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { clone } from './cast.js';
 import * as check from './check.js';
+import { add, sub } from './elementwise.js';
 import { slice, transpose } from './view.js';
 
 function product(a: Tensor, b: Tensor): Tensor {
   const out = empty([a.shape[0]!, b.shape[1]!], a.dtype);
   kernels.matmul(a, b, out, 0);
-  return out;
-}
-
-function combine(kernel: typeof kernels.add, a: Tensor, b: Tensor): Tensor {
-  const out = empty(a.shape, a.dtype);
-  kernel(a, b, out);
-  return out;
-}
-const plus = (a: Tensor, b: Tensor): Tensor => combine(kernels.add, a, b);
-const minus = (a: Tensor, b: Tensor): Tensor => combine(kernels.sub, a, b);
-
-function copied(x: Tensor): Tensor {
-  const out = empty(x.shape, x.dtype);
-  kernels.copy(x, out);
   return out;
 }
 
@@ -49,21 +37,20 @@ function evenProduct(a: Tensor, b: Tensor, [c11, c12, c21, c22]: readonly Tensor
   const [b11, b12, b21, b22] = quarters(b, b.shape[0]!, b.shape[1]!);
   tidy(() => {
     const p1 = product(a11, b11);
-    kernels.copy(p1, c11!);
-    kernels.add(c11!, product(a12, b21), c11!);
-    const s1 = plus(a21, a22);
-    const t1 = minus(b12, b11);
-    const s2 = minus(s1, a11);
-    const t2 = minus(b22, t1);
+    kernels.add(p1, product(a12, b21), c11!);
+    const s1 = add(a21, a22);
+    const t1 = sub(b12, b11);
+    const s2 = sub(s1, a11);
+    const t2 = sub(b22, t1);
     kernels.matmul(s2, t2, p1, 1); // U2 = P1 + S2 T2
     const p5 = product(s1, t1);
-    const u3 = copied(p1);
-    kernels.matmul(minus(a11, a21), minus(b22, b12), u3, 1); // U3 = U2 + S3 T3
+    const u3 = clone(p1);
+    kernels.matmul(sub(a11, a21), sub(b22, b12), u3, 1); // U3 = U2 + S3 T3
     kernels.add(u3, p5, c22!);
-    kernels.matmul(a22, minus(b21, t2), u3, 1); // - A22 T4
+    kernels.matmul(a22, sub(b21, t2), u3, 1); // - A22 T4
     kernels.copy(u3, c21!);
     kernels.add(p1, p5, p5); // U4 = U2 + P5
-    kernels.matmul(minus(a12, s2), b22, p5, 1);
+    kernels.matmul(sub(a12, s2), b22, p5, 1);
     kernels.copy(p5, c12!);
   });
 }
@@ -76,7 +63,7 @@ function evenProduct(a: Tensor, b: Tensor, [c11, c12, c21, c22]: readonly Tensor
  * of a plain product (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 23; u = 2⁻²⁴ for float32), so that an element
  * far below the others may keep no correct digit; in practice it is about three times that of matmul.
  *
- * a (M, K) and b (K, N), float32 or float64 → (M, N). Odd sizes: the last row, column or term by plain products.
+ * a (M, K) and b (K, N), float32 or float64, whatever autocast() says → (M, N). Odd sizes: the last row, column or term by plain products.
  */
 export function matmulStrassen(a: Tensor, b: Tensor): Tensor {
   const op = 'matmulStrassen';

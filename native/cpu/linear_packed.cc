@@ -80,8 +80,14 @@ struct KeptPairs {
 };
 #endif
 
+// How few_rows() reads x: kRows rows at a time, whose sums fill the registers or are one tile of eight. With
+// small tiles a panel comes from L2 as fast as it is multiplied, and C is written once, which is faster than
+// blocks of K as long as x, of kLargestX bytes, stays in L3.
+constexpr bool kSmallTiles = kTileRows < 8;
+
 struct PlainRows : PlainPanels<float> {
   using Row = Packed;
+  static constexpr int64_t kRows = kSmallTiles ? kTileRows : 8, kLargestX = kSmallTiles ? 8 << 20 : 0;
 };
 
 #if !defined(__AVX512BF16__)
@@ -91,6 +97,8 @@ struct PairsInRegisters {
   struct Row {  // two of a row of x, rounded
     float first, second;
   };
+  // two registers more for each vector of weights; widened again for every group of rows
+  static constexpr int64_t kRows = kSmallTiles ? 4 : 8, kLargestX = kSmallTiles ? 256 << 10 : 0;
   using V = Vec<float>;
   struct Pair {
     V first, second;
@@ -113,6 +121,7 @@ ROOTS_INLINE void round_row(const HalfMatrix& x, int64_t offset, int64_t n, FewP
 #else
 struct FewPairs : HalfPanels {
   using Row = Packed;
+  static constexpr int64_t kRows = 8, kLargestX = 0;
 };
 
 // n elements of x from `offset` on, rounded; what is beyond is zero.
@@ -122,28 +131,10 @@ ROOTS_INLINE void round_row(const HalfMatrix& x, int64_t offset, int64_t n, FewP
 }
 #endif
 
-// Rows at a time in few_rows(): their sums fill the registers, or are one tile of eight.
-template <class P>
-constexpr int64_t kRowsOfGroup = kTileRows < 8 ? kTileRows : 8;
-#if defined(__AVX2__) && !defined(__AVX512F__)
-template <>
-constexpr int64_t kRowsOfGroup<PairsInRegisters> = 4;
-#endif
-// What x may take in bytes for more rows than one group. With small tiles a panel comes from L2 as fast as it
-// is multiplied, and C is written once: faster than blocks of K while x stays in L3. Pairs are widened again
-// for every group, which pays for fewer rows.
-template <class P>
-constexpr int64_t kLargestX = kTileRows < 8 ? int64_t{8} << 20 : 0;
-#if defined(__AVX2__) && !defined(__AVX512F__)
-template <>
-constexpr int64_t kLargestX<PairsInRegisters> = int64_t{256} << 10;
-#endif
 template <class P>
 ROOTS_INLINE bool wants_few_rows(int64_t M, int64_t K) {
-  return M <= kRowsOfGroup<P> || M * K * static_cast<int64_t>(sizeof(float)) <= kLargestX<P>;
+  return M <= P::kRows || M * K * static_cast<int64_t>(sizeof(float)) <= P::kLargestX;
 }
-
-constexpr int64_t kEpiloguePanels = 8;
 
 // Rows of packed elements x, ldx apart, against one panel. With few rows, several steps of k at a time, so
 // that a sum waits for none of the others.
@@ -177,7 +168,7 @@ void few_rows(const typename P::Row* x, int64_t ldx, int64_t depth, const typena
   });
 }
 
-template <class P, int Rows = kRowsOfGroup<P>>
+template <class P, int Rows = P::kRows>
 void few_rows_of(int64_t rows, const typename P::Row* x, int64_t ldx, int64_t depth,
                  const typename P::Packed* b, int64_t columns, float* c, int64_t ldc) {
   if constexpr (Rows > 1) {
@@ -193,11 +184,10 @@ Status few_rows(const Context& context, int64_t M, const typename P::Row* x, int
                 const Epilogue<float>& epilogue) {
   const int64_t count = ceil_div(outputs, kKeptColumns), words = depth * kKeptColumns;
   int64_t per_chunk = items_per_chunk(count, words * M < 131072 ? 131072 / (words * M) : 1);
-  // the epilogue goes along rows of a chunk: some lines at a time where there are chunks enough
-  const int64_t sixteenth = count / 16;
-  if (!epilogue.empty() && per_chunk < kEpiloguePanels)
-    per_chunk = sixteenth > kEpiloguePanels ? kEpiloguePanels : sixteenth > per_chunk ? sixteenth : per_chunk;
-  const int64_t rows = ceil_div(M, ceil_div(M, kRowsOfGroup<P>));  // groups of equal height
+  // the epilogue goes along rows of a chunk: eight panels wide where there are chunks enough
+  const int64_t wide = count / 16 < 8 ? count / 16 : 8;
+  if (!epilogue.empty() && per_chunk < wide) per_chunk = wide;
+  const int64_t rows = ceil_div(M, ceil_div(M, P::kRows));  // groups of equal height
   context.parallel_for(ceil_div(count, per_chunk), [&](int64_t chunk) {
     const int64_t p0 = chunk * per_chunk, p1 = p0 + per_chunk < count ? p0 + per_chunk : count;
     for (int64_t p = p0; p < p1; ++p) {

@@ -12,6 +12,8 @@ import {
   tidy,
   zeros,
 } from '../../lib/index.js';
+import { record } from '../../lib/autograd/record.js';
+import type { Tensor } from '../../lib/index.js';
 import { expectNoLeak, numbers } from '../harness.js';
 
 describe('backward', () => {
@@ -43,6 +45,22 @@ describe('backward', () => {
     x.add(x.mul(2)).backward(ones([1]));
     x.mul(10).backward();
     expect([...(await x.grad!.data())]).toEqual([13]);
+  });
+  it('hands over what other operations contributed to a gradient, once, and to nodes only', async () => {
+    const taken: (number[] | null)[] = [];
+    const taking = (x: Tensor): Tensor =>
+      record(x.detach().mul(3), { x }, {}, (dy, _, walk) => {
+        const rest = walk.take('x');
+        taken.push(rest && [...(rest.dataSync() as Float32Array)]);
+        const dx = dy.mul(3);
+        return { x: rest ? dx.add(rest) : dx };
+      });
+    const x = tensor([1, 2], { requiresGrad: true });
+    const y = x.mul(10);
+    // the gradient by way of mul is there before taking() is asked
+    taking(y).add(y.mul(5)).add(taking(x)).sum().backward();
+    expect(await x.grad!.data()).toEqual(Float32Array.of(83, 83));
+    expect(taken.toSorted()).toEqual([[5, 5], null].toSorted());
   });
   it('frees the graph, says so on a second call, and keeps it on request', () => {
     const x = tensor([3], { requiresGrad: true });

@@ -3,29 +3,9 @@ import { describe, expect, it } from 'vitest';
 import * as roots from '../../lib/index.js';
 import type { Tensor } from '../../lib/index.js';
 import { setThreads, getThreads, tensor, tidy } from '../../lib/index.js';
-import { between, checkOp, expectClose, normal, numbers } from '../harness.js';
+import { between, checkOp, expectClose, matmulReference, normal, numbers } from '../harness.js';
 
 const ids = (...v: number[]): Tensor => tensor(v, { dtype: 'int32' });
-
-function matmulReference(
-  a: { data: Float64Array; shape: readonly number[] },
-  b: { data: Float64Array; shape: readonly number[] },
-): number[] {
-  const [m, k] = a.shape.slice(-2) as [number, number];
-  const n = b.shape.at(-1)!;
-  const batch = a.data.length / (m * k);
-  const shared = b.data.length === k * n;
-  const out: number[] = [];
-  for (let t = 0; t < batch; t++)
-    for (let i = 0; i < m; i++)
-      for (let j = 0; j < n; j++) {
-        let s = 0;
-        for (let q = 0; q < k; q++)
-          s += a.data[t * m * k + i * k + q]! * b.data[(shared ? 0 : t * k * n) + q * n + j]!;
-        out.push(s);
-      }
-  return out;
-}
 
 const loose = { rtol: 1e-5, atol: 1e-5 };
 
@@ -40,10 +20,7 @@ checkOp('matmul', [
     name: `${m}x${k} by ${k}x${n}`,
     inputs: () => [normal(m!, k!), normal(k!, n!)],
     op: roots.matmul,
-    reference: (
-      a?: { data: Float64Array; shape: readonly number[] },
-      b?: { data: Float64Array; shape: readonly number[] },
-    ) => matmulReference(a!, b!),
+    reference: matmulReference,
     f32: { rtol: 1e-5, atol: 1e-4 },
     gradient: m! * k! * n! < 2000,
   })),
@@ -51,7 +28,7 @@ checkOp('matmul', [
     name: 'batched',
     inputs: () => [normal(2, 3, 4, 5), normal(2, 3, 5, 6)],
     op: roots.matmul,
-    reference: (a, b) => matmulReference(a!, b!),
+    reference: matmulReference,
     f32: loose,
   },
 ]);

@@ -34,6 +34,8 @@ function products(n: number, k: number): Record<string, Product> {
   const turned = roots.transpose(roots.transpose(w).clone());
   const { q, scale } = roots.quantizeWeightI8(w);
   const packed = roots.packI8(q);
+  // the first two of each four inputs
+  const keep = roots.tensor(Int32Array.from({ length: k }, (_, i) => (i % 4 < 2 ? 1 : 0)));
   const int4 = roots.quantizeWeightI4(w, { group: 32 });
   const packed4 = roots.packI4(int4.q, int4.scale, { group: 32 });
   const inPrecision =
@@ -45,7 +47,7 @@ function products(n: number, k: number): Record<string, Product> {
     : [
         roots.packLinear(w),
         roots.packLinear(roots.cast(w, 'bfloat16')),
-        roots.packI8Sparse24(roots.zeros([n, k], { dtype: 'int8' })),
+        roots.packI8Sparse24(roots.cast(roots.mul(q, keep), 'int8')),
       ];
   return {
     linear: (x, options) => roots.linear(x, w, bias, options),
