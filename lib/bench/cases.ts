@@ -415,15 +415,13 @@ function swigluCase(m: number, dim: number, fused: boolean): Case {
       ]),
     run: (x, gate, up, down) =>
       tidy(() => {
-        const inner = { outputs: hidden };
-        const outer = { outputs: dim };
         if (!fused) {
-          const [g, u] = [gate!, up!].map((w) => linearPacked(x!, w, null, inner));
-          return add(x!, linearPacked(swiglu(g!, u!), down!, null, outer));
+          const [g, u] = [gate!, up!].map((w) => linearPacked(x!, w, null, { outputs: hidden }));
+          return add(x!, linearPacked(swiglu(g!, u!), down!, null, { outputs: dim }));
         }
-        const g = linearPacked(x!, gate!, null, { ...inner, activation: 'silu' });
-        const h = linearPacked(x!, up!, null, { ...inner, gate: g });
-        return linearPacked(h, down!, null, { ...outer, residual: x! });
+        const g = linearPacked(x!, gate!, null, { outputs: hidden, activation: 'silu' });
+        const h = linearPacked(x!, up!, null, { outputs: hidden, gate: g });
+        return linearPacked(h, down!, null, { outputs: dim, residual: x! });
       }),
     peer: { op: 'swiglu', m, dim, hidden },
   };

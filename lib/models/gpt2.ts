@@ -123,7 +123,8 @@ class GPT2Block extends Module implements Block {
     return tidy(() => {
       const qkv = this.cAttn.forward(this.ln1.forward(x)); // (B, T, 3C)
       const drop = this.training ? this.#dropout.attention : 0;
-      const joined = attendPacked(qkv, this.#heads, { ...input, dropout: drop }, this.#scale);
+      const given = drop > 0 ? { ...input, dropout: drop } : input;
+      const joined = attendPacked(qkv, this.#heads, given, this.#scale);
       const middle = this.#addBranch(x, this.attentionOutput, joined);
       const neurons = this.cFc.forward(this.ln2.forward(middle), { activation: this.#activation });
       return this.#addBranch(middle, this.ffnOutput, neurons);

@@ -3,9 +3,11 @@
 import { productDtype } from '../autograd/modes.js';
 import { willRecord } from '../autograd/record.js';
 import { cast, contiguous } from '../ops/cast.js';
+import * as check from '../ops/check.js';
 import { linearPacked, packLinear, unpackLinear } from '../ops/linear_packed.js';
 import { add, mul } from '../ops/elementwise.js';
 import { linear } from '../ops/matmul.js';
+import { linearOptionNames } from '../ops/linear_end.js';
 import type { LinearOptions } from '../ops/linear_end.js';
 import { linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
@@ -81,6 +83,7 @@ export class Linear extends Module {
 
   /** gate ⊙ activation(x Wᵀ + b) + residual: x (…, in), gate and residual (…, out) → (…, out) */
   forward(x: Tensor, options: LinearOptions = {}): Tensor {
+    check.knownOptions('Linear', options, linearOptionNames);
     this.observer?.(x);
     return this.#quantized && willRecord(options.gate, options.residual)
       ? this.#separately(x, options)
@@ -102,25 +105,20 @@ export class Linear extends Module {
   }
 
   #product(x: Tensor, options: LinearOptions): Tensor {
+    const { outFeatures: outputs } = this;
+    // object literals: a spread costs more than the call of a small kernel, for every layer of every decoded token
+    const { activation = 'none', gate = null, residual = null } = options;
     if (this.#quantized) {
       const { scheme, packed, scale, group } = this.#quantized;
       if (scheme === 'w4a16')
-        return linearW4A16(x, packed, this.#bias, {
-          ...options,
-          outputs: this.outFeatures,
-          group,
-        });
+        return linearW4A16(x, packed, this.#bias, { outputs, group, activation, gate, residual });
       return (scheme === 'w8a8' ? linearW8A8 : linearW8A16)(x, packed, scale!, this.#bias, options);
     }
     if (this.#packed) {
       const packed = this.#packed;
       const same = packed.dtype === 'bfloat16' || productDtype().endsWith('float32');
-      if (
-        x.dtype === 'float32' &&
-        same &&
-        !willRecord(x, this.#bias, options.gate, options.residual)
-      )
-        return linearPacked(x, packed, this.#bias, { ...options, outputs: this.outFeatures });
+      if (x.dtype === 'float32' && same && !willRecord(x, this.#bias, gate, residual))
+        return linearPacked(x, packed, this.#bias, { outputs, activation, gate, residual });
     }
     const { weight } = this;
     if (!this.conv1d) return linear(x, weight, this.#bias, options);

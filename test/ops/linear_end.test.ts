@@ -137,6 +137,12 @@ describe('gates and residuals', () => {
     expect(() => roots.linear(x, w, null, { residuel: x } as LinearOptions)).toThrow(
       /unknown option "residuel"/,
     );
+    const layer = new roots.nn.Linear({ weight: w });
+    layer.pack();
+    expect(() => layer.forward(x, { activaton: 'gelu' } as LinearOptions)).toThrow(
+      /Linear: unknown option "activaton"/,
+    );
+    expect(() => layer.forward(x, 'gelu' as LinearOptions)).toThrow(/Linear: unknown option/);
   });
 
   it('a quantized layer passes the gradient of what is added to it', async () => {
