@@ -36,6 +36,9 @@ IsaLevel detected_isa() {
   const bool avx2 = b & (1u << 5), bmi2 = b & (1u << 8);
   if (!avx2 || !bmi2) return IsaLevel::baseline;
   const bool f = b & (1u << 16), dq = b & (1u << 17), bw = b & (1u << 30), vl = b & (1u << 31);
+#if defined(ROOTS_AVX512_EMULATED)
+  return IsaLevel::avx512_vnni;
+#endif
   if (!f || !dq || !bw || !vl || (states & 0xe0) != 0xe0) return IsaLevel::avx2;  // opmask and ZMM saved
   return c & (1u << 11) ? IsaLevel::avx512_vnni : IsaLevel::avx512;
 #else
@@ -44,7 +47,9 @@ IsaLevel detected_isa() {
 }
 
 bool has_avx512_vbmi2() {
-#if defined(__x86_64__)
+#if defined(ROOTS_AVX512_EMULATED)
+  return true;
+#elif defined(__x86_64__)
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 6));
 #else
@@ -53,7 +58,9 @@ bool has_avx512_vbmi2() {
 }
 
 bool has_avx512_bf16() {
-#if defined(__x86_64__)
+#if defined(ROOTS_AVX512_EMULATED)
+  return true;
+#elif defined(__x86_64__)
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
 #else

@@ -9,6 +9,7 @@
 // packed form of the float GEMM, in its own cache, and multiplies all rows with them.
 #include "core/packed_i4.h"
 #include "cpu/declare.h"
+#include "cpu/dot.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/rows.h"
 
@@ -81,13 +82,7 @@ ROOTS_INLINE void quantize_block(const float* x, int64_t n, int r, Block<Rows>& 
   out.shift[r] = static_cast<int32_t>(0u - 8u * sum);
 }
 
-#if defined(__AVX512VNNI__)
-// sum += unsigned a x four signed b, in every lane. As assembly: with the intrinsic GCC 12 copies every sum
-// from register to register.
-ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, const int8_t (&b)[kQuad]) {
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(b));
-}
-#elif defined(__AVX2__)
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
 // Sums of two neighbouring products of unsigned a and signed b, in 16 bits; and of two such sums, in 32.
 ROOTS_INLINE Vec<int32_t> byte_pairs(Vec<int32_t> a, Vec<int32_t> b) {
 #if defined(__AVX512F__)

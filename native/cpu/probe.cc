@@ -1,7 +1,7 @@
 // Measures what this machine can do at most, for the "% of peak" columns of the benchmarks: multiply-adds on
 // registers alone, and reading memory in order.
 #include "cpu/declare.h"
-#include "cpu/gemm/i8.h"
+#include "cpu/dot.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
 
@@ -62,16 +62,17 @@ Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t itera
       result = fma_chain<double>(iterations);
     } else if (kind == 2) {
 #if defined(__AVX512VNNI__)
-      result = dot_chain(_mm512_set1_epi32(0x01020304), iterations, [](__m512i& sum, __m512i a, __m512i b) {
-        __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-      });
+      result = dot_chain(_mm512_set1_epi32(0x01020304), iterations,
+                         [](__m512i& sum, __m512i a, __m512i b) { dot_quads(sum, a, b); });
 #else
       result = -1;  // no dot-product instruction at this level
 #endif
     } else {
 #if defined(__AVX512BF16__)
       result = dot_chain(_mm512_set1_epi32(0x3f803f80), iterations, [](__m512i& sum, __m512i a, __m512i b) {
-        __asm__ volatile("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        Vec<float> numbers((Vec<float>::Raw)sum);
+        dot_pairs(numbers, a, b);
+        sum = (__m512i)numbers.v;
       });
 #else
       result = -1;

@@ -4,6 +4,7 @@
 // exact products; only the order of additions differs.
 #pragma once
 
+#include "cpu/dot.h"
 #include "cpu/gemm/gemm.h"
 
 namespace roots {
@@ -68,8 +69,7 @@ struct HalfPanels {
   static ROOTS_INLINE __m512i load(const Packed* p) { return _mm512_loadu_si512(p); }
   static ROOTS_INLINE __m512i broadcast(Packed a) { return _mm512_set1_epi32(static_cast<int>(a)); }
   static ROOTS_INLINE Vec<float> multiply_add(__m512i a, __m512i b, Vec<float> sum) {
-    // as assembly: with the intrinsic GCC 12 copies every accumulator from register to register
-    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a), "v"(b));
+    dot_pairs(sum, a, b);
     return sum;
   }
 };

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "core/tensor.h"
+#include "cpu/dot.h"
 #include "cpu/isa.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
@@ -48,12 +49,6 @@ constexpr int kI8Rows = 2;
 #endif
 
 #if defined(__AVX512VNNI__)
-// sum += unsigned a x signed b, four to a lane. As assembly: with the intrinsic GCC 12 copies every
-// accumulator from register to register, a quarter of the time.
-ROOTS_INLINE void dot_quads(__m512i& sum, __m512i a, __m512i b) {
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-}
-
 // Sums of Rows rows of a tile against one panel: out[r][0..32). load(q, half) gives quad q of 16 outputs.
 template <int Rows, class Load>
 ROOTS_INLINE void vnni_tile(int64_t quads, const Activation8* a, int64_t stride, const Load& load,
