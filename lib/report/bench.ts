@@ -9,7 +9,10 @@ const percent = (share: number | null): string =>
   share === null ? '' : `${(100 * share).toFixed(1)} %`;
 
 /** Rates over arithmetic intensity, under what memory and arithmetic of this machine were measured to allow (Williams et al. 2009). */
-function roofline({ rows, peak }: BenchResult): string {
+export function roofline(
+  { rows, peak }: Pick<BenchResult, 'rows' | 'peak'>,
+  title = 'Roofline: above the slope, operands came from a cache',
+): string {
   const shown = rows.filter((r) => r.intensity !== null);
   if (shown.length === 0 || !peak) return '';
   const range = Array.from({ length: 25 }, (_, i) => 10 ** (-1 + i / 6));
@@ -18,7 +21,7 @@ function roofline({ rows, peak }: BenchResult): string {
   const dots = (unit: BenchRow['unit']): [number, number][] =>
     shown.filter((r) => r.unit === unit).map((r) => [r.intensity!, r.gflops]);
   return lineChart(
-    'Roofline: above the slope, operands came from a cache',
+    title,
     [
       { name: 'float32 roof', points: roof(peak.f32) },
       ...(peak.bf16 === null ? [] : [{ name: 'bf16 roof', points: roof(peak.bf16) }]),

@@ -121,6 +121,7 @@ export function lineChart(
   return frame(title, width, height, [...ticks, ...xLabels, ...lines, ...legend, names].join(''));
 }
 
+// As a file of its own too.
 function frame(title: string, width: number, height: number, content: string): string {
-  return `<svg viewBox="0 0 ${width} ${height}" width="${width}" role="img" aria-label="${escape(title)}"><text x="8" y="20" font-weight="600" font-size="14">${escape(title)}</text>${content}</svg>`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" font-size="12" style="background:#fff" viewBox="0 0 ${width} ${height}" width="${width}" role="img" aria-label="${escape(title)}"><text x="8" y="20" font-weight="600" font-size="14">${escape(title)}</text>${content}</svg>`;
 }
