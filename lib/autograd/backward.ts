@@ -4,7 +4,7 @@ import { empty, emptyLike, ones } from '../tensor/create.js';
 import { RootsError, ShapeError } from '../tensor/errors.js';
 import { tidy, untracked } from '../tensor/scope.js';
 import { contiguousStrides, format, sameShape } from '../tensor/shape.js';
-import { dtypes } from '../tensor/dtype.js';
+import { dtypes, isHalf } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { noGrad } from './modes.js';
 import type { Node } from './node.js';
@@ -37,11 +37,31 @@ function order(root: Node): Node[] {
 
 const bytesOf = (t: Tensor): number => t.size * dtypes[t.dtype].bytes;
 
-function add(a: Tensor, b: Tensor): Tensor {
-  const out = empty(a.shape, a.dtype);
-  kernels.add(a, b, out);
+/** out = fn(inputs), by way of float32: kernels do not compute in 16 bits. */
+function widened(
+  inputs: readonly Tensor[],
+  out: Tensor,
+  fn: (inputs: readonly Tensor[], out: Tensor) => void,
+): void {
+  tidy(() => {
+    const wide = inputs.map((x) => {
+      const copy = empty(x.shape, 'float32');
+      kernels.copy(x, copy);
+      return copy;
+    });
+    const result = empty(out.shape, 'float32');
+    fn(wide, result);
+    kernels.copy(result, out);
+  });
+}
+
+function addInto(a: Tensor, b: Tensor, out: Tensor): Tensor {
+  if (isHalf(out.dtype)) widened([a, b], out, ([x, y], sum) => kernels.add(x!, y!, sum));
+  else kernels.add(a, b, out);
   return out;
 }
+
+const add = (a: Tensor, b: Tensor): Tensor => addInto(a, b, empty(a.shape, a.dtype));
 
 /** The gradient itself when nobody else's handle refers to its bytes and they are dense; otherwise a copy. Takes it over. */
 function own(gradient: Tensor): Tensor {
@@ -104,7 +124,7 @@ function accumulate(leaf: Tensor, gradient: Tensor): void {
     return;
   }
   // in place, as in the reference frameworks: `grad` keeps its identity while gradients accumulate
-  if (leaf.grad.isContiguous) kernels.add(leaf.grad, gradient, leaf.grad);
+  if (leaf.grad.isContiguous) addInto(leaf.grad, gradient, leaf.grad);
   else {
     const sum = add(leaf.grad, gradient);
     leaf.grad.dispose();
@@ -195,7 +215,8 @@ export function unbroadcast(dy: Tensor, shape: readonly number[]): Tensor {
     kept.map((i) => dy.shape[i]!),
     dy.dtype,
   );
-  kernels.reduce_sum(view, out);
+  if (isHalf(dy.dtype)) widened([view], out, ([x], sum) => kernels.reduce_sum(x!, sum));
+  else kernels.reduce_sum(view, out);
   return out.view(shape, contiguousStrides(shape), 0);
 }
 

@@ -13,6 +13,11 @@ export function computable(x: Tensor): Tensor {
   return check.isComputeFloat(x) ? x : cast(x, 'float32');
 }
 
+/** x itself when kernels can compare its elements, else a version with the same order: integers up to 2⁵³ as float64. */
+export function comparable(x: Tensor): Tensor {
+  return x.dtype === 'int32' || x.dtype === 'int64' ? cast(x, 'float64') : computable(x);
+}
+
 /** The dtype results go back to after computing in float32. */
 export function restore(y: Tensor, dtype: DType): Tensor {
   return isHalf(dtype) ? cast(y, dtype) : y;

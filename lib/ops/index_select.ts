@@ -71,7 +71,8 @@ export function embedding(
     check.integer('embedding', 'paddingIdx', paddingIdx, 0, weight.shape[0]! - 1);
   return tidy(() => {
     const flat = contiguous(ids);
-    const table = weight.strides[1] === 1 ? weight : contiguous(weight);
+    // a copy: contiguous() keeps any stride of an axis of size 1
+    const table = weight.strides[1] === 1 ? weight : clone(weight.detach());
     const out = empty([...ids.shape, weight.shape[1]!], weight.dtype);
     kernels.embedding_forward(flat, table, out);
     const { shape, dtype } = weight;

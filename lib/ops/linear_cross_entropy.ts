@@ -86,8 +86,8 @@ export function linearCrossEntropy(
       const count = Math.min(step, rows - from);
       const part = (t: Tensor, columns: number, at: number): Tensor =>
         columns > 0
-          ? t.view([count, columns], [columns, 1], at * columns)
-          : t.view([count], [1], at);
+          ? t.view([count, columns], [columns, 1], t.offset + at * columns)
+          : t.view([count], [1], t.offset + at);
       const [xs, ys, ts, ls, es] = [
         part(flat, width, from),
         part(logits, classes, 0),

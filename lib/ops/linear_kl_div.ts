@@ -61,7 +61,8 @@ export function linearKlDiv(
     for (let from = 0; from < rows; from += step) {
       const count = Math.min(step, rows - from);
       tidy(() => {
-        const part = (t: Tensor): Tensor => t.view([count, width], [width, 1], from * width);
+        const part = (t: Tensor): Tensor =>
+          t.view([count, width], [width, 1], t.offset + from * width);
         const z = teacher(from, count);
         if (z.shape.length !== 2 || z.shape[0] !== count || z.shape[1] !== classes)
           throw new ShapeError(

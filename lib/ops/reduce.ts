@@ -10,7 +10,7 @@ import { axis, format, numel } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
-import { computable, restore } from './compute_dtype.js';
+import { comparable, computable, restore } from './compute_dtype.js';
 import { add, div, equal, exp, log, mul, square, sub, where } from './elementwise.js';
 import { scatterAdd } from './index_select.js';
 import { expand, reshape, transpose } from './view.js';
@@ -140,7 +140,7 @@ export function argmax(x: Tensor, dim = -1): Tensor {
   const at = axis('argmax', dim, x.rank);
   if (x.shape[at] === 0) throw new ShapeError(`argmax: axis ${dim} of ${format(x.shape)} is empty`);
   return tidy(() => {
-    const last = computable(transpose(x.detach(), at, -1));
+    const last = comparable(transpose(x.detach(), at, -1));
     const out = empty(last.shape.slice(0, -1), 'int64');
     kernels.argmax(last, out);
     // the axes that moved behind `at` come back in order
@@ -165,7 +165,7 @@ export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   check.integer('topk', 'k', k, 0, x.shape.at(-1)!);
   if (!check.isComputeFloat(x)) {
     return tidy(() => {
-      const result = topk(computable(x), k);
+      const result = topk(comparable(x), k);
       return { values: cast(result.values, x.dtype), indices: result.indices };
     });
   }

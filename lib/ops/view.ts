@@ -120,11 +120,10 @@ export function slice(x: Tensor, dim: number, start: number, end: number = Infin
     throw new ShapeError(`slice: expected integer bounds, got ${start} and ${end}`);
   const from = bound(start);
   const count = Math.max(0, bound(end) - from);
-  const out = x.view(
-    x.shape.map((d, i) => (i === at ? count : d)),
-    x.strides,
-    x.offset + from * x.strides[at]!,
-  );
+  const shape = x.shape.map((d, i) => (i === at ? count : d));
+  // where nothing is, an offset might point behind the bytes
+  const skipped = numel(shape) === 0 ? 0 : from * x.strides[at]!;
+  const out = x.view(shape, x.strides, x.offset + skipped);
   const before = x.shape;
   return record(out, { x }, {}, (dy) => {
     const dx = zeros(before, { dtype: dy.dtype, device: dy.device });

@@ -77,8 +77,11 @@ inline bool read_layout(const double* layout, size_t bytes, Tensor* out, int64_t
   }
   const int64_t size = dtype_size(out->dtype);
   int64_t end;
+  if (empty) {
+    *offset_bytes = 0;  // a slice of nothing may begin anywhere: nothing of it is read
+    return true;
+  }
   if (__builtin_mul_overflow(static_cast<int64_t>(layout[1]), size, offset_bytes)) return false;
-  if (empty) return *offset_bytes <= static_cast<int64_t>(bytes);
   if (__builtin_add_overflow(last, int64_t{1}, &end) || __builtin_mul_overflow(end, size, &end)) return false;
   return end <= static_cast<int64_t>(bytes);
 }

@@ -34,10 +34,8 @@ struct Environment {
   // The numbers of the call being made, written by lib/native; see bind.h. Backed by a JavaScript array.
   static constexpr size_t kNumbers = 16384;
   double* numbers = nullptr;
-  int64_t untold_bytes = 0;     // allocated and not reported to V8 yet
-  int64_t told_in_advance = 0;  // reported, and disposed of since
-  int default_device = 0;       // of tensors that no other tensor places
-  int pending = 0;              // promises not yet settled: while there are any, the process stays alive
+  int default_device = 0;  // of tensors that no other tensor places
+  int pending = 0;         // promises not yet settled: while there are any, the process stays alive
 
   // Blocks that disposed tensors left while queued kernels still use them, by size class. The queue runs in
   // order, so kernels queued from now on may have them at once; the host may not touch them before it has
@@ -46,8 +44,6 @@ struct Environment {
   std::unordered_map<size_t, std::vector<Block*>> parked[kMaxDevices];
   // Lets go of the parked blocks: each returns to the allocator once the kernels that use it are done.
   void flush_parked();
-  // Corrects V8's number by what was disposed of.
-  void tell_disposed();
 
   void add_pending();
   void remove_pending();

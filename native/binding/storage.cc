@@ -1,48 +1,17 @@
-// Storages as JavaScript Externals: create, fill, read, dispose. V8 is told what they hold, so that its
-// collector knows what an unreachable tensor is worth.
-#include <algorithm>
+// Storages as JavaScript Externals: create, fill, read, dispose.
 #include <cstring>
-#include <utility>
 
 #include "binding/environment.h"
+#include "binding/external_memory.h"
 
 namespace roots {
 namespace {
-
-// Told in portions, since each word to V8 costs as much as a small allocation here.
-constexpr int64_t kPortion = 1 << 20;
-
-void tell(Environment* environment, int64_t change) {
-  environment->untold_bytes += change;
-  if (environment->untold_bytes < kPortion && environment->untold_bytes > -kPortion) return;
-  int64_t total;
-  napi_adjust_external_memory(environment->env, environment->untold_bytes, &total);
-  environment->untold_bytes = 0;
-}
-
-// V8 starts to mark its heap with every 64 MB of growth, some 10 ms of a core that kernels want: a training
-// step that disposes all it makes would set that off again and again. So what dispose() gives back stays with
-// V8's number, for the allocations that follow; only growth beyond it is told, and what the collector itself
-// freed.
-void count_allocation(Environment* environment, int64_t bytes) {
-  const int64_t told = std::min(bytes, environment->told_in_advance);
-  environment->told_in_advance -= told;
-  tell(environment, bytes - told);
-}
-// No more than this, which is also how much garbage V8 may come not to know of.
-constexpr int64_t kMostInAdvance = int64_t{1} << 30;
-void count_disposal(Environment* environment, int64_t bytes) {
-  const int64_t kept = std::min(bytes, kMostInAdvance - environment->told_in_advance);
-  environment->told_in_advance += kept;
-  tell(environment, kept - bytes);
-}
 
 // The net under handles that nobody disposed. The environment may be gone by then.
 void finalize(napi_env env, void* data, void*) {
   auto* handle = static_cast<StorageHandle*>(data);
   if (handle->storage) {
-    int64_t total;
-    napi_adjust_external_memory(env, -static_cast<int64_t>(handle->storage->bytes()), &total);
+    ExternalMemory::of_thread().collected(env, static_cast<int64_t>(handle->storage->bytes()));
     handle->storage->release();
   }
   handle->magic = 0;
@@ -54,7 +23,7 @@ void arm(Environment* environment, StorageHandle* handle, Storage* storage, size
   handle->storage = storage;
   handle->bytes = bytes;
   handle->undecided = !storage;
-  if (storage) count_allocation(environment, static_cast<int64_t>(bytes));
+  if (storage) ExternalMemory::of_thread().allocated(environment->env, static_cast<int64_t>(bytes));
 }
 
 napi_value wrap(Environment* environment, Storage* storage, size_t bytes) {
@@ -291,7 +260,7 @@ napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   handle->storage = nullptr;
   handle->undecided = false;
   if (!storage) return nullptr;
-  count_disposal(environment, static_cast<int64_t>(storage->bytes()));
+  ExternalMemory::of_thread().disposed(env, static_cast<int64_t>(storage->bytes()));
   if (storage->waits_for_tasks_only()) {
     Block* block = storage->surrender();
     Allocator* allocator = storage->allocator();
@@ -486,8 +455,6 @@ StorageHandle* storage_of(napi_env env, Environment* environment, napi_value val
              : nullptr;
 }
 
-void Environment::tell_disposed() { tell(this, -std::exchange(told_in_advance, 0)); }
-
 bool decide(napi_env env, Environment* environment, StorageHandle* handle, int device) {
   const auto bytes = static_cast<int64_t>(handle->bytes);
   Storage* storage = adopt_parked(environment, bytes, device);
@@ -495,7 +462,7 @@ bool decide(napi_env env, Environment* environment, StorageHandle* handle, int d
   if (!storage) return false;
   handle->storage = storage;
   handle->undecided = false;
-  count_allocation(environment, bytes);
+  ExternalMemory::of_thread().allocated(env, bytes);
   return true;
 }
 
