@@ -2,6 +2,7 @@
 import * as kernels from '../native/kernels.gen.js';
 import { empty } from '../tensor/create.js';
 import { DTypeError } from '../tensor/errors.js';
+import { tidy } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { asRows } from './as_rows.js';
 import { contiguous } from './cast.js';
@@ -71,10 +72,9 @@ export function linearPacked(
     check.shape(op, 'bias', bias, [n]);
     check.dtype(op, 'bias', bias, 'float32');
   }
-  const flatBias = bias && !bias.isContiguous ? contiguous(bias) : bias;
-  const out = asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
-    kernels.linear_packed(rows, packed, flatBias, gate, residual, result, activation),
+  if (bias && !bias.isContiguous)
+    return tidy(() => linearPacked(x, packed, contiguous(bias), options));
+  return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
+    kernels.linear_packed(rows, packed, bias, gate, residual, result, activation),
   );
-  if (flatBias !== bias) flatBias?.dispose();
-  return out;
 }

@@ -121,6 +121,8 @@ export function linearW4A16(
   check.shape(op, 'packed', packed, [packedBytes(n, x.shape[x.rank - 1]!, group)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
   checkLinearOptions(op, options, x, n);
+  if (bias && !bias.isContiguous)
+    return tidy(() => linearW4A16(x, packed, contiguous(bias), options));
   return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
     kernels.linear_w4a16(rows, packed, bias, gate, residual, result, group, activation),
   );

@@ -136,6 +136,11 @@ function linearI8(
   check.shape(op, 'packed', packed, [bytes(n, k)]);
   if (bias) check.shape(op, 'bias', bias, [n]);
   checkLinearOptions(op, options, x, n);
+  if (!scale.isContiguous || (bias && !bias.isContiguous))
+    return tidy(() => {
+      const [s, b] = [contiguous(scale), bias && contiguous(bias)];
+      return linearI8(op, kernel, bytes, x, packed, s, b, options);
+    });
   return asRows(x, n, options, (rows, result, { gate, residual, activation }) =>
     kernel(rows, packed, scale, bias, gate, residual, result, activation),
   );

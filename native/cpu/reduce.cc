@@ -238,6 +238,7 @@ Status reduce(const Context& context, const Tensor& x, const Tensor& out) {
   CHECK(x.dtype == out.dtype, "dtypes differ");
   int64_t outputs = numel(out), reduced = 1;
   for (int32_t i = out.rank; i < x.rank; ++i) reduced *= x.shape[i];
+  if (outputs == 0) return nullptr;
   const bool rows = out.rank > 0 && x.rank > out.rank && x.strides[out.rank - 1] == 1 &&
                     x.strides[x.rank - 1] != 1 && out.shape[out.rank - 1] > 1;
   switch (x.dtype) {
