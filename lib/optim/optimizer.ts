@@ -5,7 +5,7 @@ import { native } from '../native/load.js';
 import * as check from '../ops/check.js';
 import { contiguous } from '../ops/cast.js';
 import { empty, zeros } from '../tensor/create.js';
-import { OptionError } from '../tensor/errors.js';
+import { DTypeError, OptionError, ShapeError } from '../tensor/errors.js';
 import { tidy, untracked } from '../tensor/scope.js';
 import { format, sameShape } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -142,6 +142,14 @@ export abstract class Optimizer<O extends CommonOptions> {
       const tensors = [...new Set(list)];
       for (const p of tensors) {
         check.tensor(name, 'parameter', p);
+        if (!check.isComputeFloat(p))
+          throw new DTypeError(
+            `${name}: expected float32 or float64 parameters, got ${p.dtype} ${format(p.shape)}; train a float32 copy, with bf16: true or autocast() for products in 16 bits`,
+          );
+        if (!p.isContiguous)
+          throw new ShapeError(
+            `${name}: expected dense parameters, which are updated in place; one of shape ${format(p.shape)} is a view with strides ${format(p.strides)}: train contiguous(x), or the tensor it is a view of`,
+          );
         if (seen.has(p))
           throw new OptionError(
             `${name}: a parameter of shape ${format(p.shape)} is in two groups; each belongs to one`,
