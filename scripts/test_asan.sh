@@ -19,10 +19,10 @@ export LSAN_OPTIONS=suppressions=$PWD/test/sanitizers/lsan.supp,print_suppressio
 part() {
   LD_PRELOAD=$preload node --expose-gc node_modules/vitest/vitest.mjs run --pool=threads --maxWorkers=1 "$@"
 }
-part test/train "$@" >build/asan/part.log 2>&1 &
+part test/train test/models test/io "$@" >build/asan/part.log 2>&1 &
 other=$!
 first=0 second=0
-part --exclude 'test/train/**' "$@" || first=$?
+part --exclude 'test/{train,models,io}/**' "$@" || first=$?
 wait "$other" || second=$?
 cat build/asan/part.log
 exit $((first | second))

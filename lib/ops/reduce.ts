@@ -11,7 +11,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { cast, contiguous } from './cast.js';
 import * as check from './check.js';
 import { comparable, computable, restore } from './compute_dtype.js';
-import { add, div, equal, exp, log, mul, square, sub, where } from './elementwise.js';
+import { abs, add, div, equal, exp, log, mul, square, sub, where } from './elementwise.js';
 import { scatterAdd } from './index_select.js';
 import { expand, reshape, transpose } from './view.js';
 
@@ -188,7 +188,7 @@ export function logsumexp(x: Tensor, options: ReduceOptions = {}): Tensor {
   check.floatDtype('logsumexp', x);
   return tidy(() => {
     const top = max(x.detach(), { dim: [...p.axes], keepdim: true });
-    const shift = where(equal(top, -Infinity), 0, top);
+    const shift = where(equal(abs(top), Infinity), 0, top);
     const total = log(sum(exp(sub(x, shift)), { dim: [...p.axes], keepdim: true }));
     return reshape(add(total, shift), p.shape);
   });

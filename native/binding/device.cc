@@ -1,6 +1,6 @@
 // Devices, memory statistics, thread counts.
 #include "binding/environment.h"
-#include "binding/external_memory.h"
+#include "runtime/external_memory.h"
 #include "runtime/thread_pool.h"
 
 namespace roots {
@@ -64,7 +64,7 @@ void release_cached(const Napi::CallbackInfo& info) {
   environment->flush_parked();
   environment->stream.synchronize();
   for (int d = 0; d < device_count(); ++d) device(d).allocator->drop_cache();
-  ExternalMemory::of_thread().settle(info.Env());
+  tell(info.Env(), ExternalMemory::of_thread().settle());
 }
 void reset_peak(const Napi::CallbackInfo& info) { allocator_argument(info, 0)->reset_peak(); }
 

@@ -58,6 +58,12 @@ struct StorageHandle {
   bool undecided = false;
 };
 
+// Tells V8 of a change of the memory that it cannot see.
+inline void tell(napi_env env, int64_t change) {
+  int64_t total;
+  if (change != 0) napi_adjust_external_memory(env, change, &total);
+}
+
 // Throws a JavaScript Error with .code and returns nullptr.
 napi_value throw_error(napi_env env, const char* code, const std::string& message);
 

@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "binding/environment.h"
-#include "binding/external_memory.h"
+#include "runtime/external_memory.h"
 
 namespace roots {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 void finalize(napi_env env, void* data, void*) {
   auto* handle = static_cast<StorageHandle*>(data);
   if (handle->storage) {
-    ExternalMemory::of_thread().collected(env, static_cast<int64_t>(handle->storage->bytes()));
+    tell(env, ExternalMemory::of_thread().collected(static_cast<int64_t>(handle->storage->bytes())));
     handle->storage->release();
   }
   handle->magic = 0;
@@ -23,7 +23,7 @@ void arm(Environment* environment, StorageHandle* handle, Storage* storage, size
   handle->storage = storage;
   handle->bytes = bytes;
   handle->undecided = !storage;
-  if (storage) ExternalMemory::of_thread().allocated(environment->env, static_cast<int64_t>(bytes));
+  if (storage) tell(environment->env, ExternalMemory::of_thread().allocated(static_cast<int64_t>(bytes)));
 }
 
 napi_value wrap(Environment* environment, Storage* storage, size_t bytes) {
@@ -260,7 +260,7 @@ napi_value dispose_storage(napi_env env, napi_callback_info info) noexcept {
   handle->storage = nullptr;
   handle->undecided = false;
   if (!storage) return nullptr;
-  ExternalMemory::of_thread().disposed(env, static_cast<int64_t>(storage->bytes()));
+  tell(env, ExternalMemory::of_thread().disposed(static_cast<int64_t>(storage->bytes())));
   if (storage->waits_for_tasks_only()) {
     Block* block = storage->surrender();
     Allocator* allocator = storage->allocator();
@@ -462,7 +462,7 @@ bool decide(napi_env env, Environment* environment, StorageHandle* handle, int d
   if (!storage) return false;
   handle->storage = storage;
   handle->undecided = false;
-  ExternalMemory::of_thread().allocated(env, bytes);
+  tell(env, ExternalMemory::of_thread().allocated(bytes));
   return true;
 }
 

@@ -88,6 +88,8 @@ struct helpers {
       sum = sum + term;
     }
     V r = V(1.12837916709551257390) * exp(-z) * sum;
+    // 1 and not a little less, of which the tail of GELU would be a multiple
+    r = pick(a < V(6), r, V(1), x);
     r = pick(r > V(1), V(1), r, x);
     r = pick(x < V(0), -r, r, x);
     return pick(x != x, x, r, x);

@@ -9,6 +9,7 @@
 
 #include "runtime/allocator.h"
 #include "runtime/backends.h"
+#include "runtime/external_memory.h"
 #include "runtime/storage.h"
 #include "runtime/stream.h"
 #include "runtime/thread_pool.h"
@@ -23,6 +24,37 @@ int g_failures = 0;
       ++g_failures;                                               \
     }                                                             \
   } while (0)
+
+// What V8 is told never sums up to less than nothing, nor strays from what there is.
+void external_memory() {
+  using roots::ExternalMemory;
+  ExternalMemory memory;
+  std::vector<int64_t> live;
+  int64_t told = 0, held = 0;
+  uint32_t random = 1;
+  for (int i = 0; i < 200000; ++i) {
+    random = random * 1664525 + 1013904223;
+    const uint32_t dice = random >> 24;
+    // phases of growth and of collection, small and large tensors
+    if (live.empty() || dice % 8 < (i / 5000 % 2 == 0 ? 5u : 2u)) {
+      const int64_t bytes = dice % 3 == 0 ? (random >> 8 & 0xffffff) : (random >> 8 & 0x3fff);
+      live.push_back(bytes);
+      held += bytes;
+      told += memory.allocated(bytes);
+    } else {
+      const int64_t bytes = live.back();
+      live.pop_back();
+      held -= bytes;
+      told += dice & 8 ? memory.collected(bytes) : memory.disposed(bytes);
+    }
+    if (dice == 0) told += memory.settle();
+    EXPECT(told >= 0);
+    EXPECT(told > held - ExternalMemory::kPortion);
+    EXPECT(told < held + ExternalMemory::kPortion + ExternalMemory::kMostInAdvance);
+  }
+  told += memory.settle();
+  EXPECT(told > held - ExternalMemory::kPortion && told < held + ExternalMemory::kPortion);
+}
 
 void allocator() {
   using roots::size_class;
@@ -132,6 +164,7 @@ void stream() {
 }  // namespace
 
 int main() {
+  external_memory();
   allocator();
   pool();
   stream();

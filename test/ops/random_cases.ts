@@ -18,7 +18,10 @@ export interface Operand {
 /** xorshift32: cases are the same on every machine. */
 export class Dice {
   #state: number;
-  constructor(seed: number) {
+  readonly #specials: boolean;
+  /** specials: some numbers are NaN, infinite or a zero of either sign. */
+  constructor(seed: number, specials = false) {
+    this.#specials = specials;
     this.#state = seed * 2654435761 + 1 || 1;
     for (let i = 0; i < 8; i++) this.unit();
   }
@@ -49,6 +52,7 @@ export class Dice {
     }
   }
   normal(): number {
+    if (this.#specials && this.chance(0.08)) return this.of([NaN, Infinity, -Infinity, 0, -0]);
     let s = -6;
     for (let i = 0; i < 12; i++) s += this.unit();
     return s;
@@ -108,6 +112,8 @@ export interface Op {
   dtypes?: readonly DType[];
   /** there is no CUDA kernel */
   cpuOnly?: boolean;
+  /** what it makes of NaN and infinity is not what PyTorch does, and said in its documentation */
+  finite?: boolean;
 }
 
 export interface Case {
@@ -118,12 +124,12 @@ export interface Case {
   smooth: boolean;
 }
 
-export function casesOf(op: Op, seed: number, count: number): Case[] {
+export function casesOf(op: Op, seed: number, count: number, specials = false): Case[] {
   const { expression, build, dtypes = floats } = op;
-  const d = new Dice(seed * 1000 + ops.indexOf(op));
+  const d = new Dice(seed * 1000 + ops.indexOf(op), specials);
   return Array.from({ length: count }, () => {
     const { operands, options = {}, smooth = true } = build(d, d.of(dtypes));
-    return { expression, operands, options, smooth };
+    return { expression, operands, options, smooth: smooth && !specials };
   });
 }
 
@@ -306,7 +312,7 @@ export const ops: Op[] = [
     dtypes: [...floats, 'int32', 'int64'],
     build: (d, dtype) => ({
       operands: [d.operand(d.shape(0, 4), dtype, (dice) => any(dice, dtype))],
-      options: { number: d.chance(0.5) ? d.below(5) + 1 : d.normal() + 0.01 },
+      options: { number: d.chance(0.5) ? d.below(5) + 1 : d.unit() + 0.01 },
     }),
     run: ([x], o) => roots[name](x!, o.number),
   })),
@@ -376,7 +382,11 @@ export const ops: Op[] = [
     least: 1,
     dtypes: numeric,
   }),
-  axisOp('softmax', 't[0].softmax(dim=o["dim"])', roots.softmax, { dtypes: floats }),
+  // rows of -infinity alone give zeros
+  {
+    ...axisOp('softmax', 't[0].softmax(dim=o["dim"])', roots.softmax, { dtypes: floats }),
+    finite: true,
+  },
   axisOp('logSoftmax', 't[0].log_softmax(dim=o["dim"])', roots.logSoftmax, { dtypes: floats }),
   {
     name: 'topk',
@@ -422,6 +432,8 @@ export const ops: Op[] = [
   },
   ...Object.entries(activationIn).map(([activation, formula]): Op => ({
     name: `linear ${activation}`,
+    // tails that one precision rounds to zero and the other does not, times an infinite gate
+    finite: activation !== 'none' && activation !== 'relu',
     expression:
       `(lambda z: ${formula})(F.linear(t[0], t[1], t[o["bias"]] if o["bias"] else None))` +
       ' * (t[o["gate"]] if o["gate"] else 1) + (t[o["residual"]] if o["residual"] else 0)',
@@ -607,6 +619,7 @@ export const ops: Op[] = [
   },
   {
     name: 'klDiv',
+    finite: true,
     expression:
       'F.kl_div((t[0] / o["T"]).log_softmax(-1), (t[1] / o["T"]).log_softmax(-1), log_target=True, reduction="sum") * o["T"] ** 2 / max(1, t[0].numel() // t[0].shape[-1])',
     dtypes: wide,
@@ -621,6 +634,7 @@ export const ops: Op[] = [
   },
   ...([false, true] as const).map((reverse): Op => ({
     name: `linearKlDiv${reverse ? ' reverse' : ''}`,
+    finite: true,
     expression:
       `(lambda q, p: F.kl_div(${reverse ? 'p, q' : 'q, p'}, log_target=True, reduction="sum"))((F.linear(t[0], t[1]).reshape(t[2].shape) / o["T"]).log_softmax(-1), (t[2].detach() / o["T"]).log_softmax(-1))` +
       ' * o["T"] ** 2 / t[0][..., 0].numel()',
@@ -659,6 +673,7 @@ export const ops: Op[] = [
   },
   ...(['none', 'causal', 'bool', 'float'] as const).map((kind): Op => ({
     name: `attention, mask ${kind}`,
+    finite: true,
     expression:
       `F.scaled_dot_product_attention(t[0], ${heads.replaceAll('I', '1')}, ${heads.replaceAll('I', '2')}, scale=o["scale"], ` +
       'attn_mask=(torch.ones(t[0].shape[2], t[1].shape[2], dtype=torch.bool).tril(t[1].shape[2] - t[0].shape[2]) if o["causal"] else t[3] if len(t) > 3 else None))',
@@ -753,6 +768,7 @@ export const ops: Op[] = [
   },
   {
     name: 'lstmSequence',
+    finite: true,
     expression:
       '(lambda l: torch.func.functional_call(l, {"weight_ih_l0": torch.eye(t[1].shape[0], dtype=torch.float64), "bias_ih_l0": torch.zeros(t[1].shape[0], dtype=torch.float64), "weight_hh_l0": t[1], "bias_hh_l0": t[2]}, (t[0], (t[3][None], t[4][None])))[0])(torch.nn.LSTM(t[1].shape[0], t[1].shape[1], batch_first=True).double())',
     dtypes: wide,
@@ -761,6 +777,7 @@ export const ops: Op[] = [
   },
   {
     name: 'gruSequence',
+    finite: true,
     expression:
       '(lambda l: torch.func.functional_call(l, {"weight_ih_l0": torch.eye(t[1].shape[0], dtype=torch.float64), "bias_ih_l0": torch.zeros(t[1].shape[0], dtype=torch.float64), "weight_hh_l0": t[1], "bias_hh_l0": t[2]}, (t[0], t[3][None]))[0])(torch.nn.GRU(t[1].shape[0], t[1].shape[1], batch_first=True).double())',
     dtypes: wide,
@@ -769,6 +786,7 @@ export const ops: Op[] = [
   },
   {
     name: 'packedAttention',
+    finite: true,
     expression:
       '(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=o["causal"]).transpose(1, 2).flatten(2))(*[p.unflatten(2, (o["heads"], -1)).transpose(1, 2) for p in t[0].chunk(3, 2)])',
     dtypes: wide,
@@ -788,6 +806,7 @@ export const ops: Op[] = [
   },
   {
     name: 'attention, lengths and starts',
+    finite: true,
     expression: `F.scaled_dot_product_attention(t[0], t[1], t[2], attn_mask=(lambda j: (j < t[3].reshape(-1, 1, 1, 1)) & (j >= t[4].reshape(-1, 1, 1, 1)))(torch.arange(t[1].shape[2])))`,
     dtypes: wide,
     build: (d, dtype) => {
@@ -818,6 +837,7 @@ export const ops: Op[] = [
   },
   {
     name: 'matmulStrassen',
+    finite: true,
     expression: 't[0] @ t[1]',
     dtypes: ['float32'],
     build: (d, dtype) => ({
