@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import * as roots from '../../lib/index.js';
 import type { Tensor } from '../../lib/index.js';
-import { tensor, tidy } from '../../lib/index.js';
+import { synchronize, tensor, tidy, zeros } from '../../lib/index.js';
 import { between, checkOp, expectClose, normal, numbers } from '../harness.js';
 import type { OpCase } from '../harness.js';
 
@@ -167,6 +167,18 @@ describe('special values (N4)', () => {
       });
     }
   });
+  it('erf of float64 is 1 where it rounds to 1, so that the tail of GELU is 0', async () => {
+    const x = tensor([-1e30, -6, 6, 1e30], { dtype: 'float64' });
+    expect([...(await x.erf().data())]).toEqual([-1, -1, 1, 1]);
+    expect([...(await tensor([-1e30, 1e30], { dtype: 'float64' }).gelu().data())]).toEqual([
+      -0, 1e30,
+    ]);
+  });
+  it('logsumexp of an infinity is that infinity', async () => {
+    expect(await tensor([1, Infinity]).logsumexp().item()).toBe(Infinity);
+    expect(await tensor([-Infinity, -Infinity]).logsumexp().item()).toBe(-Infinity);
+    expect(await tensor([Infinity, NaN]).logsumexp().item()).toBeNaN();
+  });
   it('maximum and minimum let NaN win', async () => {
     const a = tensor([NaN, 1, NaN, 2]);
     const b = tensor([1, NaN, NaN, 3]);
@@ -191,6 +203,22 @@ describe('comparison and integers', () => {
     expect(q.dtype).toBe('float32');
     expect([...(await q.data())]).toEqual([3.5, -Infinity]);
   });
+  it('finds the largest of integers that float32 cannot tell apart', async () => {
+    const x = tensor(new BigInt64Array([2n ** 40n, 2n ** 40n + 2n, 2n ** 40n + 1n]));
+    expect(await x.argmax().item()).toBe(1);
+    const top = x.topk(2);
+    expect([...(await top.values.data())]).toEqual([2n ** 40n + 2n, 2n ** 40n + 1n]);
+    expect(
+      await tensor([2 ** 25, 2 ** 25 + 1], { dtype: 'int32' })
+        .argmax()
+        .item(),
+    ).toBe(1);
+  });
+  it('adds up gradients of 16-bit floats', async () => {
+    const x = tensor([[1.5], [2]], { dtype: 'bfloat16', requiresGrad: true });
+    x.expand([2, 3]).mul(x).sum().backward();
+    expect([...(await numbers(x.grad!))]).toEqual([9, 12]);
+  });
   it('computes 16-bit floats in float32', async () => {
     const x = tensor([1.5, -2.25], { dtype: 'bfloat16' });
     const y = x.mul(x);
@@ -205,6 +233,22 @@ describe('odd sizes', () => {
     const got = await a.add(a).data();
     expect(got.length).toBe(n);
     expect((got as Float32Array).every((v, i) => v === 2 * i)).toBe(true);
+  });
+});
+
+describe('nothing', () => {
+  it('is sliced, added and summed like anything else', async () => {
+    const x = zeros([0, 5, 3], { requiresGrad: true });
+    const part = x.slice(1, 2, 4).permute([2, 0, 1]);
+    const y = part.add(part).sum({ dim: 2 });
+    expect(y.shape).toEqual([3, 0]);
+    expect((await part.data()).length).toBe(0);
+    y.sum().backward();
+    expect(x.grad!.shape).toEqual([0, 5, 3]);
+    const stretched = zeros([1, 0, 1, 2], { requiresGrad: true });
+    stretched.expand([7, 0, 16, 2]).sum().backward();
+    expect(stretched.grad!.shape).toEqual([1, 0, 1, 2]);
+    await synchronize();
   });
 });
 
