@@ -1,14 +1,27 @@
 // Embedding: a table of rows, float, int8 per row or int4 per row and group; also the output head of models that tie the two.
 import { cast } from '../ops/cast.js';
+import * as check from '../ops/check.js';
 import { embedding } from '../ops/index_select.js';
 import { linear } from '../ops/matmul.js';
 import { embeddingI4, linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { embeddingI8, linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
+import { empty } from '../tensor/create.js';
 import { RootsError } from '../tensor/errors.js';
+import { defaultGenerator } from '../tensor/random.js';
 import { tidy, untracked } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { Int8Scheme, QuantScheme } from './linear.js';
+import { normal } from './init.js';
+import type { ParameterOptions } from './init.js';
 import { Module } from './module.js';
+
+function initialTable(rows: number, width: number, options: ParameterOptions): Tensor {
+  check.integer('Embedding', 'numEmbeddings', rows, 1);
+  check.integer('Embedding', 'width', width, 1);
+  check.knownOptions('Embedding', options, ['generator', 'dtype']);
+  const { generator = defaultGenerator(), dtype = 'float32' } = options;
+  return normal(empty([rows, width], dtype), { generator });
+}
 
 export class Embedding extends Module {
   #weight: Tensor | null;
@@ -18,8 +31,15 @@ export class Embedding extends Module {
   #shape: readonly [rows: number, width: number];
   #stored = false;
 
-  constructor(weight: Tensor) {
+  /** A new table with torch.nn.Embedding's initial values: normal with mean 0 and variance 1. */
+  constructor(numEmbeddings: number, width: number, options?: ParameterOptions);
+  /** A given table (rows, width), which the module takes over. */
+  constructor(weight: Tensor);
+  constructor(first: Tensor | number, width: number = 0, options: ParameterOptions = {}) {
     super();
+    const weight = typeof first === 'number' ? initialTable(first, width, options) : first;
+    check.tensor('Embedding', 'weight', weight);
+    check.rank('Embedding', 'weight', weight, 2, '(rows, width)');
     this.#weight = this.register('weight', weight);
     this.#shape = [weight.shape[0]!, weight.shape[1]!];
   }

@@ -7,6 +7,14 @@ import type { Generator } from '../tensor/random.js';
 import { format } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 
+/** How modules make the parameters that they are not given. */
+export interface ParameterOptions {
+  /** Where initial values come from; the process-wide one by default. */
+  generator?: Generator;
+  /** Default float32. */
+  dtype?: 'float32' | 'float64';
+}
+
 /** Inputs and outputs of a weight (out, in, …). */
 function fans(t: Tensor): { fanIn: number; fanOut: number } {
   if (t.rank < 2)

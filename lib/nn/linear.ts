@@ -12,9 +12,13 @@ import type { LinearOptions } from '../ops/linear_end.js';
 import { linearW4A16, packI4, unpackI4 } from '../ops/matmul_i4.js';
 import { linearW8A16, linearW8A8, packI8, unpackI8 } from '../ops/matmul_i8.js';
 import { transpose } from '../ops/view.js';
+import { empty } from '../tensor/create.js';
 import { RootsError } from '../tensor/errors.js';
+import { defaultGenerator } from '../tensor/random.js';
 import { tidy, untracked } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { uniform } from './init.js';
+import type { ParameterOptions } from './init.js';
 import { Module } from './module.js';
 
 export type Int8Scheme = 'w8a8' | 'w8a16';
@@ -36,6 +40,27 @@ export interface LinearInit {
   conv1d?: boolean;
 }
 
+export interface LinearParameterOptions extends ParameterOptions {
+  /** Default true. */
+  bias?: boolean;
+}
+
+/** The initial values of torch.nn.Linear: weight and bias uniform in ±1/√in. */
+function initialValues(
+  inputs: number,
+  outputs: number,
+  options: LinearParameterOptions,
+): LinearInit {
+  check.integer('Linear', 'inFeatures', inputs, 1);
+  check.integer('Linear', 'outFeatures', outputs, 1);
+  check.knownOptions('Linear', options, ['bias', 'generator', 'dtype']);
+  const { bias = true, generator = defaultGenerator(), dtype = 'float32' } = options;
+  const bound = 1 / Math.sqrt(inputs);
+  const make = (shape: number[]): Tensor =>
+    uniform(empty(shape, dtype), { low: -bound, high: bound, generator });
+  return { weight: make([outputs, inputs]), bias: bias ? make([outputs]) : null };
+}
+
 export class Linear extends Module {
   readonly conv1d: boolean;
   #weight: Tensor | null;
@@ -47,8 +72,19 @@ export class Linear extends Module {
   /** Sees every input: calibration collects activations here. */
   observer: ((x: Tensor) => void) | null = null;
 
-  constructor(init: LinearInit) {
+  /** A new layer with torch.nn.Linear's initial values. */
+  constructor(inFeatures: number, outFeatures: number, options?: LinearParameterOptions);
+  /** A layer of given parameters, which it takes over. */
+  constructor(init: LinearInit);
+  constructor(
+    first: LinearInit | number,
+    outFeatures: number = 0,
+    options: LinearParameterOptions = {},
+  ) {
     super();
+    const init = typeof first === 'number' ? initialValues(first, outFeatures, options) : first;
+    check.tensor('Linear', 'weight', init?.weight);
+    check.rank('Linear', 'weight', init.weight, 2, '(out, in)');
     this.conv1d = init.conv1d ?? false;
     this.#weight = this.register('weight', init.weight);
     this.#bias = init.bias ? this.register('bias', init.bias) : null;

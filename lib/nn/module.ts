@@ -13,6 +13,10 @@ import { format, sameShape } from '../tensor/shape.js';
 import { tidy } from '../tensor/scope.js';
 import { Tensor } from '../tensor/tensor.js';
 
+/** The prefix of what a part holds; a part without a name holds what its owner has. */
+const within = (prefix: string, name: string): string =>
+  name === '' ? prefix : `${prefix}${name}.`;
+
 export abstract class Module {
   readonly #parts = new Map<string, Tensor | Module>();
   #training = false;
@@ -33,7 +37,7 @@ export abstract class Module {
     return this.train(false);
   }
 
-  /** Registers a part under its checkpoint name and returns it. */
+  /** Registers a part under its checkpoint name and returns it. What a module registered as '' holds has no prefix. */
   protected register<T extends Tensor | Module>(name: string, part: T): T {
     if (this.#parts.has(name))
       throw new RootsError(
@@ -75,15 +79,15 @@ export abstract class Module {
     this.materialize();
     for (const [name, part] of this.#parts) {
       if (part instanceof Tensor) yield [prefix + name, part];
-      else yield* part.namedParameters(`${prefix}${name}.`);
+      else yield* part.namedParameters(within(prefix, name));
     }
   }
 
   *namedModules(prefix = ''): Generator<[name: string, module: Module]> {
     for (const [name, part] of this.#parts) {
       if (part instanceof Tensor) continue;
-      yield [prefix + name, part];
-      yield* part.namedModules(`${prefix}${name}.`);
+      if (name !== '') yield [prefix + name, part];
+      yield* part.namedModules(within(prefix, name));
     }
   }
 

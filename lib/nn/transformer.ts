@@ -35,30 +35,6 @@ export class Dropout extends Module {
   }
 }
 
-/** A linear layer with torch.nn.Linear's initial values: uniform in ±1/√in. */
-export function makeLinear(
-  inputs: number,
-  outputs: number,
-  options: { bias?: boolean; generator?: Generator; dtype?: FloatDType } = {},
-): Linear {
-  const generator = options.generator ?? defaultGenerator();
-  const bound = 1 / Math.sqrt(inputs);
-  const uniform = (shape: number[]): Tensor =>
-    init.uniform(empty(shape, options.dtype ?? 'float32'), { low: -bound, high: bound, generator });
-  return new Linear({
-    weight: uniform([outputs, inputs]),
-    bias: (options.bias ?? true) ? uniform([outputs]) : null,
-  });
-}
-
-export function makeLayerNorm(
-  width: number,
-  eps: number = 1e-5,
-  dtype: FloatDType = 'float32',
-): LayerNorm {
-  return new LayerNorm(ones([width], { dtype }), zeros([width], { dtype }), eps);
-}
-
 export interface AttentionOptions {
   /** C */
   embedDim: number;
@@ -102,7 +78,7 @@ export class MultiHeadAttention extends Module {
       init.xavierUniform(empty([3 * c, c], dtype), { generator }),
     );
     this.inProjBias = this.register('in_proj_bias', zeros([3 * c], { dtype }));
-    this.outProj = this.register('out_proj', makeLinear(c, c, { generator, dtype }));
+    this.outProj = this.register('out_proj', new Linear(c, c, { generator, dtype }));
     init.constant(this.outProj.bias!, 0);
   }
 
@@ -202,14 +178,14 @@ export class MLP extends Module {
     const swiglu1 = activation === 'swiglu';
     this.up = this.register(
       swiglu1 ? 'up_proj' : 'linear1',
-      makeLinear(dim, hidden, { generator, dtype, bias: !swiglu1 }),
+      new Linear(dim, hidden, { generator, dtype, bias: !swiglu1 }),
     );
     this.gate = swiglu1
-      ? this.register('gate_proj', makeLinear(dim, hidden, { generator, dtype, bias: false }))
+      ? this.register('gate_proj', new Linear(dim, hidden, { generator, dtype, bias: false }))
       : null;
     this.down = this.register(
       swiglu1 ? 'down_proj' : 'linear2',
-      makeLinear(hidden, dim, { generator, dtype, bias: !swiglu1 }),
+      new Linear(hidden, dim, { generator, dtype, bias: !swiglu1 }),
     );
     this.#dropout = this.register('dropout', new Dropout(options.dropout ?? 0));
   }
@@ -259,11 +235,11 @@ export class TransformerLayer extends Module {
     this.selfAttention = this.register('self_attn', attend());
     this.crossAttention = decoder ? this.register('multihead_attn', attend()) : null;
     this.mlp = this.register(
-      'mlp',
+      '', // torch.nn has linear1 and linear2 in the layer itself
       new MLP({ dim, hidden, activation, dropout: p, generator, dtype }),
     );
     this.#norms = Array.from({ length: decoder ? 3 : 2 }, (_, i) =>
-      this.register(`norm${i + 1}`, makeLayerNorm(dim, 1e-5, dtype)),
+      this.register(`norm${i + 1}`, new LayerNorm(dim, { dtype })),
     );
     this.#dropout = this.register('dropout', new Dropout(p));
   }
@@ -320,7 +296,10 @@ class Stack extends Module {
     );
     this.#norm =
       (options.preNorm ?? true)
-        ? this.register('norm', makeLayerNorm(options.dim, 1e-5, options.dtype))
+        ? this.register(
+            'norm',
+            new LayerNorm(options.dim, options.dtype ? { dtype: options.dtype } : {}),
+          )
         : null;
   }
 

@@ -11,6 +11,7 @@ import {
   manualSeed,
   nn,
   noGrad,
+  optim,
   rand,
   tensor,
   tidy,
@@ -68,6 +69,80 @@ async function check(module: nn.Module, x: Tensor, forward: (x: Tensor) => Tenso
     }
   }
 }
+
+describe('layers made from sizes', () => {
+  it('have the names, shapes and initial values of torch.nn', async () => {
+    const g = generator();
+    const linear = new nn.Linear(300, 20, { generator: g });
+    expect([...linear.stateDict()].map(([n, t]) => [n, t.shape])).toEqual([
+      ['weight', [20, 300]],
+      ['bias', [20]],
+    ]);
+    const values = await numbers(linear.weight);
+    const bound = 1 / Math.sqrt(300);
+    expect(Math.max(...values.map(Math.abs))).toBeLessThanOrEqual(bound);
+    expect(Math.max(...values)).toBeGreaterThan(0.99 * bound);
+    expect(Math.min(...values)).toBeLessThan(-0.99 * bound);
+    expect(new nn.Linear(3, 4, { bias: false, dtype: 'float64' }).weight.dtype).toBe('float64');
+    const table = await numbers(new nn.Embedding(100, 50, { generator: g }).weight);
+    const mean = table.reduce((a, b) => a + b, 0) / table.length;
+    const variance = table.reduce((a, b) => a + (b - mean) ** 2, 0) / table.length;
+    expect(Math.abs(mean)).toBeLessThan(0.05);
+    expect(Math.abs(variance - 1)).toBeLessThan(0.08);
+    const norm = new nn.LayerNorm(4);
+    expectClose(
+      await numbers(norm.forward(tensor([1, 2, 3, 4]))),
+      [-1.3416, -0.4472, 0.4472, 1.3416],
+      { rtol: 0, atol: 1e-4 },
+    );
+    expect(new nn.LayerNorm(4, { bias: false }).stateDict().size).toBe(1);
+    expect(new nn.RMSNorm(4, { eps: 1e-5 }).eps).toBe(1e-5);
+    // the same seed, the same values
+    const again = new nn.Linear(300, 20, { generator: generator() });
+    expect([...(await again.weight.data())]).toEqual([...values]);
+  });
+  it('refuse what they cannot be made of', () => {
+    const bad = nn.Linear as unknown as new (...args: unknown[]) => unknown;
+    expect(() => new bad()).toThrow(/Linear: weight must be a Tensor, got undefined/);
+    expect(() => new bad(3)).toThrow(/Linear: outFeatures must be an integer from 1/);
+    expect(() => new bad(3, 4, { biass: true })).toThrow(/unknown option "biass"/);
+    expect(() => new nn.Linear({ weight: zeros([3]) })).toThrow(
+      /weight must have shape \(out, in\)/,
+    );
+    expect(() => new nn.Embedding(10, 0)).toThrow(/width must be an integer from 1/);
+    expect(() => new nn.Embedding(zeros([3]))).toThrow(/weight must have shape \(rows, width\)/);
+    expect(() => new nn.LayerNorm(0)).toThrow(/width must be an integer from 1/);
+    expect(() => new nn.Sequential({} as never)).toThrow(/layer 0 must be a Module/);
+  });
+  it('learn exclusive or in a Sequential, and its state dict loads into another', async () => {
+    const make = (): nn.Sequential => {
+      const g = generator();
+      return new nn.Sequential(
+        new nn.Linear(2, 16, { generator: g }),
+        (x) => x.tanh(),
+        new nn.Linear(16, 2, { generator: g }),
+      );
+    };
+    const model = make().requiresGrad();
+    expect([...model.stateDict().keys()]).toEqual(['0.weight', '0.bias', '2.weight', '2.bias']);
+    const optimizer = new optim.AdamW(model.parameters(), { lr: 0.05 });
+    const x = tensor([
+      [0, 0],
+      [0, 1],
+      [1, 0],
+      [1, 1],
+    ]);
+    const y = tensor([0, 1, 1, 0], { dtype: 'int32' });
+    for (let i = 0; i < 100; i++) {
+      tidy(() => model.forward(x).crossEntropy(y).backward());
+      optimizer.step();
+      optimizer.zeroGrad();
+    }
+    const copy = make();
+    copy.loadStateDict(model.stateDict());
+    expect([...(await copy.forward(x).argmax().data())].map(Number)).toEqual([0, 1, 1, 0]);
+  });
+});
 
 describe('recurrent cells', () => {
   it('lstmCell: gradcheck, odd sizes', () => {
