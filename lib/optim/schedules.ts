@@ -1,5 +1,5 @@
 // Learning-rate schedules: the factor of the initial rate at a step, as a pure function, so that resuming needs nothing but the
-// step. Formulas and names as in transformers.optimization.
+// step. Formulas and names as in transformers.optimization, but warmup_stable_decay falls in a straight line.
 import * as check from '../ops/check.js';
 
 export type ScheduleName =
