@@ -1,5 +1,5 @@
 // From the logits of one position to a token: the processors of Hugging Face generate(), in its order, then a draw.
-import { OptionError } from '../tensor/errors.js';
+import { OptionError, RootsError } from '../tensor/errors.js';
 
 export interface SamplingOptions {
   /** Always the most likely token; the other sampling options are then refused. Default when none of them is given. */
@@ -48,11 +48,22 @@ export function makeSampler(options: SamplingOptions, stream = 0): Sampler {
   const random = counterRandom(options.seed ?? 0, stream);
   return {
     next(logits, seen) {
+      checkNumbers(logits);
       if (options.repetitionPenalty !== undefined)
         penalise(logits, seen, options.repetitionPenalty);
       return greedy ? argmax(logits) : draw(process(logits, options), random());
     },
   };
+}
+
+/** No draw makes sense of NaN, and the most likely of NaNs would be token 0. */
+function checkNumbers(logits: Float32Array): void {
+  for (let i = 0; i < logits.length; i++)
+    if (!(logits[i]! < Infinity))
+      throw new RootsError(
+        'ERR_NOT_FINITE',
+        `generate: the model gave ${logits[i]} for token ${i}; its weights are damaged, or its activations overflow (try dtype float32)`,
+      );
 }
 
 export function argmax(x: Float32Array): number {

@@ -204,6 +204,16 @@ describe('sampler', () => {
     for (let i = 0; i < 20_000; i++) counts[sampler.next(Float32Array.from(logits), [])]!++;
     counts.forEach((c, i) => expect(Math.abs(c / 20_000 - p[i]!)).toBeLessThan(0.012));
   });
+  it.each([{ greedy: true }, { temperature: 1, seed: 1 }, { topP: 0.9, seed: 1 }])(
+    'refuses logits that are no numbers (%o)',
+    (options) => {
+      const sampler = makeSampler(options);
+      expect(() => sampler.next(Float32Array.from([1, 2, NaN]), [])).toThrow(/gave NaN for token 2/);
+      expect(() => sampler.next(Float32Array.from([Infinity, 2]), [])).toThrow(/gave Infinity/);
+      // masked tokens are none of that
+      expect(sampler.next(Float32Array.from([-Infinity, 2]), [])).toBe(1);
+    },
+  );
 });
 
 describe('text stream', () => {
