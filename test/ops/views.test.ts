@@ -20,7 +20,7 @@ const seed = Number(process.env['ROOTS_SEED'] ?? 1);
 
 const here = process.env['ROOTS_TEST_DEVICE'] === 'cuda' ? ops.filter((op) => !op.cpuOnly) : ops;
 
-describe('views and dense copies', () => {
+describe('views and dense copies (G03)', () => {
   it.each(here)('$name', async (op) => {
     let views = 0;
     for (const [i, c] of casesOf(op, seed, cases).entries()) {
