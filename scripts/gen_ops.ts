@@ -56,7 +56,9 @@ const page = [
 for (const file of filesOf(/export \* from '\.\/(\w+)\.js'/g)) {
   const source = read(`dist/ops/${file}.d.ts`);
   const functions = [
-    ...source.matchAll(/(?:(\/\*\*(?:(?!\*\/)[\s\S])*\*\/)\s*)?export declare function ([\s\S]+?);\n(?![ }])/g),
+    ...source.matchAll(
+      /(?:(\/\*\*(?:(?!\*\/)[\s\S])*\*\/)\s*)?export declare function ([\s\S]+?);\n(?![ }])/g,
+    ),
   ];
   if (functions.length === 0) continue;
   const heading = [];

@@ -208,7 +208,9 @@ describe('sampler', () => {
     'refuses logits that are no numbers (%o)',
     (options) => {
       const sampler = makeSampler(options);
-      expect(() => sampler.next(Float32Array.from([1, 2, NaN]), [])).toThrow(/gave NaN for token 2/);
+      expect(() => sampler.next(Float32Array.from([1, 2, NaN]), [])).toThrow(
+        /gave NaN for token 2/,
+      );
       expect(() => sampler.next(Float32Array.from([Infinity, 2]), [])).toThrow(/gave Infinity/);
       // masked tokens are none of that
       expect(sampler.next(Float32Array.from([-Infinity, 2]), [])).toBe(1);
