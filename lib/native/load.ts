@@ -58,6 +58,8 @@ export interface NativeAddon {
   memory(device?: number): NativeMemory;
   setMemoryLimit(bytes: number, device?: number): void;
   releaseCachedMemory(): void;
+  /** V8 forgets what tensors hold; it is not told any more. */
+  forgetMemory(): void;
   /** A mark in the queue: kernels between two are sent together, where the device can do that. */
   graphMark(device: number, key: number, begin: boolean): void;
   graphCounts(device: number): [sent: number, made: number];
@@ -120,6 +122,9 @@ export function native(): NativeAddon {
       `${problem}; got ${JSON.stringify(process.env['ROOTS_ISA'])}`,
       undefined,
     );
+  // A thread of V8 that finds its heap full of what tensors hold waits for the main thread to collect garbage, and a main thread
+  // that is about to end waits for that thread: seen with Node 24 and 26 after an error that nobody catches.
+  process.once('exit', () => loaded.forgetMemory());
   addon = loaded;
   return addon;
 }

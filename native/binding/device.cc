@@ -66,6 +66,8 @@ void release_cached(const Napi::CallbackInfo& info) {
   for (int d = 0; d < device_count(); ++d) device(d).allocator->drop_cache();
   tell(info.Env(), ExternalMemory::of_thread().settle());
 }
+// At exit: see lib/native/load.ts.
+void forget_memory(const Napi::CallbackInfo& info) { tell(info.Env(), ExternalMemory::of_thread().forget()); }
 void reset_peak(const Napi::CallbackInfo& info) { allocator_argument(info, 0)->reset_peak(); }
 
 // A mark in the queue of a device that sends kernels together.
@@ -124,6 +126,7 @@ void register_device(Napi::Env env, Napi::Object exports, Environment* environme
               Napi::Function::New(env, set_default_device, "setDefaultDevice", environment));
   exports.Set("memory", Napi::Function::New(env, memory_stats, "memory"));
   exports.Set("setMemoryLimit", Napi::Function::New(env, set_memory_limit, "setMemoryLimit"));
+  exports.Set("forgetMemory", Napi::Function::New(env, forget_memory, "forgetMemory"));
   exports.Set("releaseCachedMemory",
               Napi::Function::New(env, release_cached, "releaseCachedMemory", environment));
   exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak, "resetPeakMemory"));

@@ -34,6 +34,11 @@ class ExternalMemory {
   int64_t collected(int64_t bytes) { return change(-bytes); }
   // Corrects V8's number by what was disposed of.
   int64_t settle() { return change(-std::exchange(in_advance_, 0)); }
+  // Takes back all that was told, for good.
+  int64_t forget() {
+    closed_ = true;
+    return -std::exchange(told_, 0);
+  }
 
   // Told in portions, since each word to V8 costs as much as a small allocation here.
   static constexpr int64_t kPortion = int64_t{1} << 20;
@@ -43,9 +48,13 @@ class ExternalMemory {
  private:
   int64_t change(int64_t bytes) {
     untold_ += bytes;
-    return untold_ < kPortion && untold_ > -kPortion ? 0 : std::exchange(untold_, 0);
+    if (closed_ || (untold_ < kPortion && untold_ > -kPortion)) return 0;
+    told_ += untold_;
+    return std::exchange(untold_, 0);
   }
 
+  bool closed_ = false;
+  int64_t told_ = 0;
   int64_t untold_ = 0;      // allocated or freed, and not told yet
   int64_t in_advance_ = 0;  // told, or about to be, and disposed of since
 };

@@ -54,6 +54,9 @@ void external_memory() {
   }
   told += memory.settle();
   EXPECT(told > held - ExternalMemory::kPortion && told < held + ExternalMemory::kPortion);
+  told += memory.forget();
+  EXPECT(told == 0);
+  EXPECT(memory.allocated(int64_t{1} << 24) == 0 && memory.collected(int64_t{1} << 24) == 0);
 }
 
 void allocator() {
