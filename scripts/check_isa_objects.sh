@@ -22,7 +22,7 @@ while IFS= read -r object; do
     echo "$extern" | head -5
     bad=1
   fi
-done < <(find "$build" -path '*roots_baseline.dir*' -name '*.o' -o -path '*roots_avx*.dir*' -name '*.o')
+done < <(find "$build" -path '*roots_baseline.dir*' -name '*.o' -o -path '*roots_avx*.dir*' -name '*.o' -o -path '*roots_amx.dir*' -name '*.o')
 [ "$seen" -gt 0 ] || { echo "no kernel objects under $build"; exit 1; }
 [ "$bad" -eq 0 ] && echo "check_isa_objects: $seen objects, no weak symbols, no library references"
 exit "$bad"

@@ -19,6 +19,7 @@ const vectorBytes: Record<string, number> = {
   avx2: 32,
   avx512_core: 64,
   avx512_vnni: 64,
+  amx: 64,
 };
 
 /** Best time of several runs of `fn`, in milliseconds, the queue drained each time. */

@@ -20,6 +20,7 @@ void install_avx512(KernelTable* table);
 void install_avx512_vnni(KernelTable* table);
 void install_avx512_vbmi2(KernelTable* table);
 void install_avx512_bf16(KernelTable* table);
+void install_amx(KernelTable* table);
 const Backend* cpu_backend();
 #pragma GCC visibility pop
 
@@ -96,6 +97,11 @@ const Selected& selected() {
     // "avx512_core" caps these as well
     if (s->level >= IsaLevel::avx512_vnni && has_avx512_vbmi2()) install_avx512_vbmi2(&s->table);
     if (s->level >= IsaLevel::avx512_vnni && has_avx512_bf16()) install_avx512_bf16(&s->table);
+#endif
+#if defined(ROOTS_HAVE_amx)
+    if (s->level >= IsaLevel::amx) install_amx(&s->table);
+#else
+    if (s->level >= IsaLevel::amx) s->level = IsaLevel::avx512_vnni;
 #endif
     return s;
   }();

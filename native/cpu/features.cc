@@ -6,11 +6,15 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace roots {
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512_core", "avx512_vnni"};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512_core", "avx512_vnni", "amx"};
 
 #if defined(__x86_64__)
 uint64_t enabled_states() {
@@ -19,6 +23,19 @@ uint64_t enabled_states() {
   return static_cast<uint64_t>(high) << 32 | low;
 }
 #endif
+
+// Linux gives the 8 KiB of tile registers to processes that ask, once for all their threads
+// (Documentation/arch/x86/xstate.rst).
+bool tiles_allowed() {
+#if defined(ROOTS_AVX512_EMULATED)
+  return true;
+#elif defined(__linux__) && defined(__x86_64__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 }  // namespace
 
@@ -37,10 +54,13 @@ IsaLevel detected_isa() {
   if (!avx2 || !bmi2) return IsaLevel::baseline;
   const bool f = b & (1u << 16), dq = b & (1u << 17), bw = b & (1u << 30), vl = b & (1u << 31);
 #if defined(ROOTS_AVX512_EMULATED)
-  return IsaLevel::avx512_vnni;
+  return IsaLevel::amx;
 #endif
   if (!f || !dq || !bw || !vl || (states & 0xe0) != 0xe0) return IsaLevel::avx2;  // opmask and ZMM saved
-  return c & (1u << 11) ? IsaLevel::avx512_vnni : IsaLevel::avx512;
+  if (!(c & (1u << 11))) return IsaLevel::avx512;
+  const bool tiles = d & (1u << 24), bf16 = d & (1u << 22), int8 = d & (1u << 25);
+  const bool amx = tiles && bf16 && int8 && (states & 0x60000) == 0x60000;  // their configuration and data
+  return amx && has_avx512_vbmi2() && has_avx512_bf16() ? IsaLevel::amx : IsaLevel::avx512_vnni;
 #else
   return IsaLevel::baseline;
 #endif
@@ -69,22 +89,29 @@ bool has_avx512_bf16() {
 }
 
 IsaLevel selected_isa(const char** error) {
-  IsaLevel level = detected_isa();
+  const auto allowed = [](IsaLevel level) {
+    return level == IsaLevel::amx && !tiles_allowed() ? IsaLevel::avx512_vnni : level;
+  };
+  const IsaLevel level = detected_isa();
   *error = nullptr;
   const char* wanted = getenv("ROOTS_ISA");
-  if (!wanted || !*wanted) return level;
+  if (!wanted || !*wanted) return allowed(level);
   struct Cap {
     const char* name;
     IsaLevel level;
   };
   // "avx512" is everything of that family; "avx512_core" leaves VNNI out, so that tests reach that level too
-  const Cap caps[] = {{"baseline", IsaLevel::baseline},  {"sse2", IsaLevel::baseline},
-                      {"avx2", IsaLevel::avx2},          {"avx512_core", IsaLevel::avx512},
-                      {"avx512", IsaLevel::avx512_vnni}, {"avx512_vnni", IsaLevel::avx512_vnni}};
+  const Cap caps[] = {{"baseline", IsaLevel::baseline},
+                      {"sse2", IsaLevel::baseline},
+                      {"avx2", IsaLevel::avx2},
+                      {"avx512_core", IsaLevel::avx512},
+                      {"avx512", IsaLevel::avx512_vnni},
+                      {"avx512_vnni", IsaLevel::avx512_vnni},
+                      {"amx", IsaLevel::amx}};
   for (const Cap& cap : caps)
-    if (strcmp(wanted, cap.name) == 0) return cap.level < level ? cap.level : level;
-  *error = "ROOTS_ISA must be baseline, avx2, avx512_core or avx512";
-  return level;
+    if (strcmp(wanted, cap.name) == 0) return allowed(cap.level < level ? cap.level : level);
+  *error = "ROOTS_ISA must be baseline, avx2, avx512_core, avx512 or amx";
+  return allowed(level);
 }
 
 }  // namespace roots

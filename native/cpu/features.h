@@ -4,7 +4,8 @@
 namespace roots {
 
 // Ordered: a level includes the ones before it.
-enum class IsaLevel : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3 };
+// amx: with VBMI2 and BF16, and the system's leave to use the tile registers.
+enum class IsaLevel : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, amx = 4 };
 
 // Beside the levels: AVX512_BF16 comes with VNNI on some processors and without it on others.
 bool has_avx512_vbmi2();
@@ -13,8 +14,9 @@ bool has_avx512_bf16();
 const char* isa_name(IsaLevel level);
 // What the machine has, by cpuid and XGETBV.
 IsaLevel detected_isa();
-// detected_isa() lowered by the environment variable ROOTS_ISA (baseline, avx2, avx512_core, avx512).
-// error receives a sentence when the variable names no level.
+// detected_isa() lowered by the environment variable ROOTS_ISA (baseline, avx2, avx512_core, avx512, amx),
+// and where the system refuses the tile registers. error receives a sentence when the variable names no
+// level.
 IsaLevel selected_isa(const char** error);
 
 }  // namespace roots

@@ -18,6 +18,14 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
   table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
   table->linear_w4a16 = ROOTS_ISA::linear_w4a16;
   table->probe_fma = ROOTS_ISA::probe_fma;
+#elif defined(ROOTS_AMX_LEVEL)
+  table->matmul_i8 = ROOTS_ISA::matmul_i8;
+  table->linear_w8a8 = ROOTS_ISA::linear_w8a8;
+  table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
+  table->matmul_bf16 = ROOTS_ISA::matmul_bf16;
+  table->linear_bf16 = ROOTS_ISA::linear_bf16;
+  table->linear_packed = ROOTS_ISA::linear_packed;
+  table->probe_fma = ROOTS_ISA::probe_fma;
 #elif defined(ROOTS_24_LEVEL)
   table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
 #elif defined(ROOTS_BF16_LEVEL)

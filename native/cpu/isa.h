@@ -1,5 +1,6 @@
 // Where a kernel file's code lives: roots::<isa>, so that the same file can be compiled once per instruction
-// set. ROOTS_ISA comes from the build (baseline, avx2, avx512, avx512_vnni, avx512_vbmi2, avx512_bf16).
+// set. ROOTS_ISA comes from the build (baseline, avx2, avx512, avx512_vnni, avx512_vbmi2, avx512_bf16,
+// amx).
 #pragma once
 
 #ifndef ROOTS_ISA

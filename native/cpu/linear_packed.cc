@@ -119,7 +119,7 @@ ROOTS_INLINE void round_row(const HalfMatrix& x, int64_t offset, int64_t n, FewP
     rounded_to_bf16(load_widened(x, offset + k, n - k < W ? n - k : W)).store(to + k);
 }
 #else
-struct FewPairs : HalfPanels {
+struct FewPairs : PairPanels {
   using Row = Packed;
   static constexpr int64_t kRows = 8, kLargestX = 0;
 };

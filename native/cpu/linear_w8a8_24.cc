@@ -74,7 +74,12 @@ ROOTS_INLINE void expand_quad(const int8_t* quad, int8_t* to) {
   }
 }
 
-#if defined(__AVX512VBMI2__)
+// Whether tiles expand panels themselves.
+#if defined(__AVX512VBMI2__) && !defined(__AMX_INT8__)
+#define ROOTS_EXPANDING_TILES
+#endif
+
+#if defined(ROOTS_EXPANDING_TILES)
 // Rows rows of a tile against a panel that is expanded on its way.
 template <int Rows>
 void sparse_tile(int64_t quads, const Activation8* a, int64_t stride, const int8_t* panel,
@@ -112,7 +117,7 @@ struct SparsePanels {
   }
   ROOTS_INLINE void tile(int64_t count, int64_t quads, const Activation8* a, int64_t stride,
                          const int8_t* panel, const int32_t* sums, int32_t (*out)[kPanel]) const {
-#if defined(__AVX512VBMI2__)
+#if defined(ROOTS_EXPANDING_TILES)
     if (in_place) return sparse_dispatch(count, quads, a, stride, panel, sums, out);
 #endif
     i8_tile_dispatch(count, quads, a, stride, panel, sums, out);
@@ -182,7 +187,7 @@ Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor sc
   if (const Status status = check_linear_i8(x, packed, shape.total_bytes(), scale, out, end, true))
     return status;
   const auto* weights = data<int8_t>(packed);
-#if defined(__AVX512VBMI2__)
+#if defined(ROOTS_EXPANDING_TILES)
   const bool in_place = x.shape[0] <= kI8Rows;
 #else
   const bool in_place = false;

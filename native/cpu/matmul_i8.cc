@@ -86,13 +86,12 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
     const int64_t end = (chunk + 1) * 64 < M ? (chunk + 1) * 64 : M;
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int8_t* from = data<int8_t>(a) + i * a.strides[0];
-      Activation8* to = tiles.row(activations, i);
       // dense rows a quad at a time
       const int64_t whole = a.strides[1] == 1 ? K / kQuad : 0;
       for (int64_t q = 0; q < whole; ++q) {
         uint32_t quad;
         __builtin_memcpy(&quad, from + q * kQuad, kQuad);
-        tiles.put_quad(to + q * tiles.stride(), quad ^ flip * 0x01010101u);
+        tiles.put_quad(tiles.at(activations, i, q), quad ^ flip * 0x01010101u);
       }
       for (int64_t q = whole; q < tiles.quads; ++q) {
         uint8_t quad[kQuad];
@@ -101,7 +100,7 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
                                               : uint8_t{0});
         uint32_t word;
         __builtin_memcpy(&word, quad, kQuad);
-        tiles.put_quad(to + q * tiles.stride(), word);
+        tiles.put_quad(tiles.at(activations, i, q), word);
       }
     }
   });

@@ -4,6 +4,9 @@
 #include "cpu/dot.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
+#if defined(__AMX_INT8__)
+#include "cpu/gemm/amx.h"
+#endif
 
 namespace roots {
 namespace ROOTS_ISA {
@@ -48,6 +51,25 @@ double dot_chain(__m512i a, int64_t iterations, const Step& step) {
 
 }  // namespace
 
+#if defined(__AMX_INT8__)
+// As many multiply-adds as `iterations` x 12 vectors have, in tiles: four sums, whose operands stay.
+template <bool Int8>
+double tile_chain(int64_t iterations) {
+  constexpr int64_t kVectorsPerTile = 256;
+  alignas(64) int32_t zeros[256] = {};
+  TileRegisters registers;
+  unrolled<8>([&](auto t) { tile_load<t>(zeros, 64); });
+  for (int64_t i = 0; i < iterations * 12 / kVectorsPerTile; i += 4)
+    unrolled<4>([&](auto t) {
+      if constexpr (Int8)
+        tile_dot_i8<t, 4 + t / 2, 6 + t % 2>();
+      else
+        tile_dot_bf16<t, 4 + t / 2, 6 + t % 2>();
+    });
+  return 0;
+}
+#endif
+
 // out (chunks) float64; kind 0: float32, 1: float64, 2: int8, 3: bf16, which are -1 where
 // there is no such instruction. Each chunk runs `iterations` x 12 vector
 // operations: flops = chunks * iterations * 12 * 2 * width, width = bytes of a vector / size of an element.
@@ -61,14 +83,18 @@ Status probe_fma(const Context& context, Tensor out, int64_t kind, int64_t itera
     } else if (kind == 1) {
       result = fma_chain<double>(iterations);
     } else if (kind == 2) {
-#if defined(__AVX512VNNI__)
+#if defined(__AMX_INT8__)
+      result = tile_chain<true>(iterations);
+#elif defined(__AVX512VNNI__)
       result = dot_chain(_mm512_set1_epi32(0x01020304), iterations,
                          [](__m512i& sum, __m512i a, __m512i b) { dot_quads(sum, a, b); });
 #else
       result = -1;  // no dot-product instruction at this level
 #endif
     } else {
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+      result = tile_chain<false>(iterations);
+#elif defined(__AVX512BF16__)
       result = dot_chain(_mm512_set1_epi32(0x3f803f80), iterations, [](__m512i& sum, __m512i a, __m512i b) {
         Vec<float> numbers((Vec<float>::Raw)sum);
         dot_pairs(numbers, a, b);

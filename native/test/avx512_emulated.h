@@ -24,6 +24,10 @@
 #if defined(ROOTS_EMULATED_BF16)
 #define __AVX512BF16__ 1
 #endif
+#if defined(ROOTS_EMULATED_AMX)
+#define __AMX_INT8__ 1
+#define __AMX_BF16__ 1
+#endif
 
 namespace emulated {
 namespace {

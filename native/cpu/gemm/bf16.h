@@ -1,11 +1,15 @@
 // Products of bf16 numbers with float sums. Operands are float32 (rounded to nearest even while they are
 // packed) or bf16; any strides. With AVX512_BF16 two neighbouring k share a 32-bit lane, as vdpbf16ps wants
-// them; elsewhere panels hold the rounded numbers as floats and the float tile multiplies them. Both are
-// exact products; only the order of additions differs.
+// them; elsewhere panels hold the rounded numbers as floats and the float tile multiplies them. With AMX,
+// panels of B are the same and rows of A lie along k. All are exact products; only the order of additions
+// differs.
 #pragma once
 
 #include "cpu/dot.h"
 #include "cpu/gemm/gemm.h"
+#if defined(__AMX_BF16__)
+#include "cpu/gemm/amx.h"
+#endif
 
 namespace roots {
 namespace ROOTS_ISA {
@@ -62,7 +66,7 @@ ROOTS_INLINE Vec<float> rounded_to_bf16(Vec<float> x) {
 
 #if defined(__AVX512BF16__)
 
-struct HalfPanels {
+struct PairPanels : VectorPanels {
   using Value = float;
   using Packed = uint32_t;
   static constexpr int kGroup = 2;
@@ -73,6 +77,65 @@ struct HalfPanels {
     return sum;
   }
 };
+
+#if defined(__AMX_BF16__)
+struct HalfPanels {
+  using Value = float;
+  using Packed = uint32_t;
+  using Registers = TileRegisters;
+  static constexpr int kGroup = 2;
+  // a panel of A stays in L1 while those of B stream from L2
+  static constexpr int64_t kRows = kAmxRows, kDepth = 256;
+  static constexpr bool kEqualHeights = false, kOwnTile = true;
+  static constexpr int64_t padded(int64_t depth) { return ceil_div(depth, kTileSide) * kTileSide; }
+
+  // C = onto + bias + A B, each where there is one, up to 32 x 32.
+  static void tile(int64_t rows, int64_t depth, const Packed* a, const Packed* b, float* c, int64_t ldc,
+                   int64_t columns, const float* onto, const float* bias) {
+    rows > kTileSide ? tile_of<2>(rows, depth, a, b, c, ldc, columns, onto, bias)
+                     : tile_of<1>(rows, depth, a, b, c, ldc, columns, onto, bias);
+  }
+
+ private:
+  template <int Pairs>
+  static ROOTS_INLINE void tile_of(int64_t rows, int64_t depth, const Packed* a, const Packed* b, float* c,
+                                   int64_t ldc, int64_t columns, const float* onto, const float* bias) {
+    const bool whole = rows == Pairs * kTileSide && columns == kAmxColumns;
+    const auto each = [](auto f) ROOTS_INLINED {
+      unrolled<2 * Pairs>([&](auto t) ROOTS_INLINED { f(t, t / 2 * kTileSide, t % 2 * kTileSide); });
+    };
+    if (whole && !(onto && bias)) {
+      // a bias is the same in all rows: rows no bytes apart
+      const float* start = onto ? onto : bias;
+      const int64_t stride = onto ? ldc : 0;
+      if (start)
+        each([&](auto t, int64_t i, int64_t j)
+                 ROOTS_INLINED { tile_load<t>(start + i * stride + j, stride * 4); });
+      else
+        each([&](auto t, int64_t, int64_t) ROOTS_INLINED { tile_zero<t>(); });
+      tile_products<Pairs, false>(depth, a, b);
+      each([&](auto t, int64_t i, int64_t j) ROOTS_INLINED { tile_store<t>(c + i * ldc + j, ldc * 4); });
+      return;
+    }
+    alignas(64) float sums[Pairs * kTileSide * kAmxColumns];
+    each([&](auto t, int64_t, int64_t) ROOTS_INLINED { tile_zero<t>(); });
+    tile_products<Pairs, false>(depth, a, b);
+    each([&](auto t, int64_t i, int64_t j)
+             ROOTS_INLINED { tile_store<t>(sums + i * kAmxColumns + j, kAmxColumns * 4); });
+    using V = Vec<float>;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; j += V::kWidth) {
+        const int64_t n = columns - j < V::kWidth ? columns - j : V::kWidth;
+        V x = V::load(sums + i * kAmxColumns + j);
+        if (bias) x = x + V::load_partial(bias + j, n);
+        if (onto) x = x + V::load_partial(onto + i * ldc + j, n);
+        x.store_partial(c + i * ldc + j, n);
+      }
+  }
+};
+#else
+using HalfPanels = PairPanels;
+#endif
 
 // n <= 32 neighbouring elements as bf16 in order, zero beyond.
 ROOTS_INLINE __m512i load_bf16(const HalfMatrix& m, int64_t offset, int64_t n) {
@@ -175,13 +238,60 @@ ROOTS_INLINE void pack_half(const HalfMatrix& m, int64_t origin, int64_t across,
 
 #endif
 
+#if defined(__AMX_BF16__)
+// Rows of A as tile_products() reads them: blocks of 16 pairs of up to 16 rows, zeros beyond both; where
+// there are more than 16 rows, the blocks of the second half beside those of the first.
+ROOTS_INLINE void pack_tile_rows(const HalfMatrix& m, int64_t origin, int64_t across, int64_t along,
+                                 int64_t lines, int64_t depth, uint32_t* out) {
+  constexpr int64_t kWords = kTileBytes / 4;
+  const int64_t halves = lines > kTileSide ? 2 : 1;
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (int64_t k = 0; k < depth; k += 32)
+    for (int64_t half = 0; half < halves; ++half, out += kWords) {
+      const int64_t r0 = half * kTileSide, left = lines - r0, rows = left < kTileSide ? left : kTileSide,
+                    n = depth - k < 32 ? depth - k : 32, from = origin + r0 * across + k * along;
+      if (along == 1) {
+        for (int64_t r = 0; r < rows; ++r)
+          _mm512_store_si512(out + r * 16, load_bf16(m, from + r * across, n));
+        for (int64_t r = rows; r < kTileSide; ++r) _mm512_store_si512(out + r * 16, _mm512_setzero_si512());
+      } else if (across == 1) {
+        // two lines of k interleaved, then pairs across rows transposed
+        Vec<float> pairs[16];
+        unrolled<16>([&](auto g) ROOTS_INLINED {
+          const __m512i low = 2 * g < n ? load_bf16(m, from + 2 * g * along, rows) : _mm512_setzero_si512(),
+                        high = 2 * g + 1 < n ? load_bf16(m, from + (2 * g + 1) * along, rows)
+                                             : _mm512_setzero_si512();
+          pairs[g] = Vec<float>((Vec<float>::Raw)_mm512_permutexvar_epi16(
+              order, _mm512_inserti64x4(low, _mm512_castsi512_si256(high), 1)));
+        });
+        transpose_square(pairs);
+        unrolled<16>([&](auto r) ROOTS_INLINED { pairs[r].store(reinterpret_cast<float*>(out) + r * 16); });
+      } else {
+        for (int64_t r = 0; r < kTileSide; ++r)
+          for (int64_t g = 0; g < 16; ++g) {
+            const int64_t at = from + r * across + 2 * g * along;
+            const uint32_t low = r < rows && 2 * g < n ? bf16_at(m, at) : 0,
+                           high = r < rows && 2 * g + 1 < n ? bf16_at(m, at + along) : 0;
+            out[r * 16 + g] = low | high << 16;
+          }
+      }
+    }
+}
+#endif
+
 struct PackHalfRows {
   static constexpr bool kInPlace = false;
   HalfMatrix a;
   ROOTS_INLINE void operator()(int64_t i0, int64_t rows, int64_t k0, int64_t depth,
                                HalfPanels::Packed* out) const {
+#if defined(__AMX_BF16__)
+    pack_tile_rows(a, i0 * a.row_stride + k0 * a.column_stride, a.row_stride, a.column_stride, rows, depth,
+                   out);
+#else
     pack_half(a, i0 * a.row_stride + k0 * a.column_stride, a.row_stride, a.column_stride, rows, kTileRows,
               depth, out);
+#endif
   }
 };
 struct PackHalfColumns {
@@ -195,6 +305,11 @@ struct PackHalfColumns {
 };
 
 // Dot products of bf16 rows: pairs in one instruction, or widened.
+#if defined(__AMX_BF16__)
+constexpr int64_t kHalfDotRows = 8;  // more are multiplied by tiles
+#else
+constexpr int64_t kHalfDotRows = kDotRows;
+#endif
 struct HalfDots {
   using Value = float;
   using Column = uint16_t;
@@ -205,7 +320,7 @@ struct HalfDots {
     return n == 32 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16((1u << n) - 1u, p);
   }
   static ROOTS_INLINE Vec<float> multiply_add(__m512i a, __m512i b, Vec<float> sum) {
-    return HalfPanels::multiply_add(a, b, sum);
+    return PairPanels::multiply_add(a, b, sum);
   }
   static ROOTS_INLINE uint16_t rounded(float x) { return f32_to_bf16(x); }
 #else
@@ -249,7 +364,7 @@ ROOTS_INLINE Status gemm_bf16(const Context& context, int64_t M, int64_t N, int6
   if (M == 0 || N == 0) return nullptr;
   if (K == 0)
     return gemm<float, Serial>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, ldc, epilogue);
-  if (!Serial && M <= kDotRows && b.is_bf16 && b.row_stride == 1 && !epilogue.accumulate)
+  if (!Serial && M <= kHalfDotRows && b.is_bf16 && b.row_stride == 1 && !epilogue.accumulate)
     return few_rows_bf16(context, M, N, K, a, b, c, ldc, epilogue);
   return gemm_packed<HalfPanels, Serial>(context, M, N, K, PackHalfRows{a}, PackHalfColumns{b}, c, ldc,
                                          epilogue);

@@ -91,7 +91,7 @@ struct Epilogue {
   }
 };
 
-ROOTS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+ROOTS_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How many items make a chunk: `least` are worth waking a thread for; where there is work for two threads, so
 // few that there are eight chunks, and none waits for long for the last.
@@ -175,9 +175,19 @@ void pack_b_panel(const Matrix<T>& b, int64_t j0, int64_t columns, int64_t k0, i
     for (int64_t c = 0; c < kColumns; ++c) out[k * kColumns + c] = c < columns ? *b.at(k0 + k, j0 + c) : T(0);
 }
 
+// What panels share that the tiles below multiply.
+struct VectorPanels {
+  static constexpr int64_t kRows = kTileRows;  // of a panel of A
+  static constexpr int64_t kDepth = kBlockK;   // packed elements along k at most
+  static constexpr bool kEqualHeights = true;  // a small last panel would take as long as a whole one
+  static constexpr bool kOwnTile = false;      // or tile() multiplies, and Registers live around it
+  static constexpr int64_t padded(int64_t depth) { return depth; }  // of a panel of A
+  struct Registers {};
+};
+
 // How panels are stored and multiplied: one element of T per k here, a pair of bf16 per lane in gemm/bf16.h.
 template <class T>
-struct PlainPanels {
+struct PlainPanels : VectorPanels {
   using Value = T;                  // of C and of the sums
   using Packed = T;                 // an element of a packed panel
   static constexpr int kGroup = 1;  // k per packed element
@@ -484,7 +494,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
                    const Epilogue<typename P::Value>& epilogue) {
   using Packed = typename P::Packed;
   constexpr int64_t kColumns = kTileColumns<typename P::Value>, kGroup = P::kGroup,
-                    kMaxDepth = kBlockK * kGroup;
+                    kMaxDepth = P::kDepth * kGroup, kRows = P::kRows;
   auto buffer = Serial ? context.scratch : context.workspace;
   auto run = [&](int64_t chunks, const auto& body) {
     if constexpr (Serial) {
@@ -495,7 +505,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   };
   // equal pieces of at most kMaxDepth, whole groups
   const int64_t k_blocks = ceil_div(K, kMaxDepth), k_step = ceil_div(ceil_div(K, k_blocks), kGroup) * kGroup;
-  const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kTileRows);
+  const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kRows);
   const int64_t n_tiles = ceil_div(N < kBlockN ? N : kBlockN, kColumns);
   InPlace<Packed> a_place, b_place;
   if constexpr (PackA::kInPlace) a_place = pack_a.in_place(N);
@@ -503,7 +513,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   const int64_t a_panels = a_place.data ? 0 : m_tiles, b_panels = b_place.data ? 1 : n_tiles;
   // All blocks of K are packed, and then multiplied, at once where they stay in L3: each time all threads
   // wait for the slowest.
-  const int64_t panel_step = k_step / kGroup, a_block = a_panels * kTileRows * panel_step,
+  const int64_t panel_step = k_step / kGroup, a_block = a_panels * kRows * P::padded(panel_step),
                 b_block = b_panels * kColumns * panel_step;
   int64_t at_once = kPackedBytes / (static_cast<int64_t>(sizeof(Packed)) * (a_block + b_block) + 1);
   at_once = at_once < 1 ? 1 : at_once < k_blocks ? at_once : k_blocks;
@@ -513,7 +523,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
       static_cast<Packed*>(buffer(context.host, 1, static_cast<size_t>(b_block * at_once) * sizeof(Packed)));
   CHECK(a_pack && b_pack, "out of memory");
 
-  const int64_t lda = a_place.data ? a_place.ld : kTileRows;
+  const int64_t lda = a_place.data ? a_place.ld : kRows;
   // Tiles begin with the bias, and with the residual if nothing happens in between and its rows do not fall
   // on the same few lines of the L1 cache as those of C, unless they add to what is there.
   const bool apart = (ldc * static_cast<int64_t>(sizeof(typename P::Value))) % 4096 != 0;
@@ -530,7 +540,10 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
       if (a_place.layout == ARows::along_k)
         return tile_dispatch<P, ARows::along_k>(rows, depth, a, lda, b, ldb, to, ldc, columns, onto, bias);
     }
-    tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, onto, bias);
+    if constexpr (P::kOwnTile)
+      P::tile(rows, depth, a, b, to, ldc, columns, onto, bias);
+    else
+      tile_dispatch<P, ARows::side_by_side>(rows, depth, a, lda, b, ldb, to, ldc, columns, onto, bias);
   };
 
   for (int64_t jc = 0; jc < N; jc += kBlockN) {
@@ -539,9 +552,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
       const int64_t k_end = k0 + k_step * at_once < K ? k0 + k_step * at_once : K;
       const int64_t blocks = ceil_div(k_end - k0, k_step);
       for (int64_t ic = 0; ic < M; ic += kBlockM) {
-        const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kTileRows);
-        // tiles of equal height: a small rest would take as long as a whole tile
-        const int64_t height = ceil_div(mc, m_panels);
+        const int64_t mc = M - ic < kBlockM ? M - ic : kBlockM, m_panels = ceil_div(mc, kRows);
+        const int64_t height = P::kEqualHeights ? ceil_div(mc, m_panels) : kRows;
         // Pack: A panels, and B panels the first time round; of a B read in place only a last one that is
         // partial.
         const int64_t b_first = b_place.panel_stride ? n_panels
@@ -560,7 +572,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
               const int64_t p = chunk * group + g, i0 = p * height;
               if (i0 >= mc) break;
               pack_a(ic + i0, mc - i0 < height ? mc - i0 : height, kc, depth,
-                     a_pack + block * a_block + p * kTileRows * groups);
+                     a_pack + block * a_block + p * kRows * P::padded(groups));
             } else {
               const int64_t p = b_first + (chunk - a_chunks) * group + g, j0 = p * kColumns;
               if (p >= b_end) break;
@@ -571,7 +583,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         });
         // Multiply. Thirty-two chunks and more where each is still worth waking a thread for: with fewer, one
         // thread waits for the other's last chunk.
-        const int64_t tile_flops = int64_t{2} * kTileRows * kColumns * (k_end - k0);
+        const int64_t tile_flops = int64_t{2} * kRows * kColumns * (k_end - k0);
         const int64_t least = ceil_div(kLeastChunkFlops, tile_flops);
         int64_t tiles = ceil_div(m_panels * n_panels, 32);
         tiles = tiles < least ? least : tiles;
@@ -587,6 +599,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
           const int64_t p0 = (chunk % row_chunks) * row_group, q0 = (chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
           const int64_t q1 = q0 + columns_per_chunk < n_panels ? q0 + columns_per_chunk : n_panels;
+          [[maybe_unused]] typename P::Registers registers;
           for (int64_t block = 0; block < blocks; ++block) {
             const int64_t kc = k0 + block * k_step, depth = k_end - kc < k_step ? k_end - kc : k_step,
                           groups = ceil_div(depth, kGroup);
@@ -595,7 +608,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             const auto one = [&](int64_t p, int64_t q) {
               const int64_t i0 = p * height, rows = mc - i0 < height ? mc - i0 : height;
               if (rows <= 0) return;
-              const Packed* a = a_place.data ? a_place.at(ic + i0, kc) : a_panel + p * kTileRows * groups;
+              const Packed* a =
+                  a_place.data ? a_place.at(ic + i0, kc) : a_panel + p * kRows * P::padded(groups);
               const int64_t j0 = q * kColumns, columns = nc - j0 < kColumns ? nc - j0 : kColumns;
               const int64_t at = (ic + i0) * ldc + jc + j0;
               const Packed* b = q < b_first ? b_place.at(kc / kGroup, jc + j0)

@@ -11,6 +11,9 @@
 #include "cpu/isa.h"
 #include "cpu/layout.h"
 #include "cpu/simd.h"
+#if defined(__AMX_INT8__)
+#include "cpu/gemm/amx.h"
+#endif
 
 namespace roots {
 namespace ROOTS_ISA {
@@ -32,7 +35,11 @@ struct PackedShape {
 };
 
 // Activations as the tiles read them.
-#if defined(__AVX512VNNI__)
+#if defined(__AMX_INT8__)
+constexpr bool kUnsignedActivations = false;
+using Activation8 = int8_t;
+constexpr int kI8Rows = kAmxRows;
+#elif defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
 using Activation8 = uint8_t;
 constexpr int kI8Rows = 14;  // of 32 registers: 28 sums, 2 of weights, 1 of activations
@@ -48,7 +55,7 @@ using Activation8 = int8_t;
 constexpr int kI8Rows = 2;
 #endif
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && !defined(__AMX_INT8__)
 // Sums of Rows rows of a tile against one panel: out[r][0..32). load(q, half) gives quad q of 16 outputs.
 template <int Rows, class Load>
 ROOTS_INLINE void vnni_tile(int64_t quads, const Activation8* a, int64_t stride, const Load& load,
@@ -101,6 +108,7 @@ ROOTS_INLINE void widen_panel(int64_t quads, const int8_t* panel, int16_t* to) {
 }
 #endif
 
+#if !defined(__AMX_INT8__)
 // Sums of Rows rows of a tile against one panel: out[r][0..32). Wide: a panel of widen_panel().
 template <int Rows, bool Wide = false>
 ROOTS_INLINE void i8_tile(int64_t quads, const Activation8* a, int64_t stride, const int8_t* panel,
@@ -178,6 +186,22 @@ ROOTS_INLINE void i8_tile(int64_t quads, const Activation8* a, int64_t stride, c
 #endif
 }
 
+#endif
+
+#if defined(__AMX_INT8__)
+// Sums of up to kI8Rows rows of a tile against one panel.
+template <int Pairs>
+ROOTS_INLINE void amx_tile(int64_t quads, const Activation8* a, const int8_t* panel, int32_t (*out)[kPanel]) {
+  unrolled<2 * Pairs>([&](auto t) { tile_zero<t>(); });
+  tile_products<Pairs, true>(quads, a, panel);
+  unrolled<2 * Pairs>([&](auto t) { tile_store<t>(out[t / 2 * kTileSide] + t % 2 * kTileSide, kPanel * 4); });
+}
+// `height` rows, 16 or 32; there are no sums to undo.
+ROOTS_INLINE void i8_tile_dispatch(int64_t, int64_t quads, const Activation8* a, int64_t height,
+                                   const int8_t* panel, const int32_t*, int32_t (*out)[kPanel]) {
+  height == kTileSide ? amx_tile<1>(quads, a, panel, out) : amx_tile<2>(quads, a, panel, out);
+}
+#else
 template <int Rows, bool Wide>
 void i8_tile_rows(int64_t quads, const Activation8* a, int64_t stride, const int8_t* panel,
                   const int32_t* sums, int32_t (*out)[kPanel]) {
@@ -192,11 +216,42 @@ ROOTS_INLINE void i8_tile_dispatch(int64_t count, int64_t quads, const Activatio
   }
   i8_tile_rows<Rows, Wide>(quads, a, stride, panel, sums, out);
 }
+#endif
 
+#if defined(__AMX_INT8__)
+// Activations are packed in tiles of 32 rows, or 16 where there are no more: blocks of 64 k, those of the
+// second 16 rows beside those of the first.
+struct ActivationTiles {
+  static constexpr int64_t kDepth = 64;
+  int64_t quads, height, count;
+  using Registers = TileRegisters;
+  ROOTS_INLINE ActivationTiles(int64_t m, int64_t k)
+      : quads((k + kDepth - 1) / kDepth * (kDepth / kQuad)),
+        height(m <= kTileSide ? kTileSide : kAmxRows),
+        count((m + height - 1) / height) {}
+  ROOTS_INLINE int64_t stride() const { return height; }
+  ROOTS_INLINE int64_t tile_size() const { return quads * height * kQuad; }
+  ROOTS_INLINE int64_t tile_bytes() const { return tile_size(); }
+  ROOTS_INLINE int64_t bytes() const { return count * tile_bytes(); }
+  // Where quad q of row i lies.
+  ROOTS_INLINE Activation8* at(Activation8* tiles, int64_t i, int64_t q) const {
+    const int64_t row = i % height, block = q * kQuad / kDepth;
+    return tiles + i / height * tile_size() + block * height * kDepth + row * kDepth + q * kQuad % kDepth;
+  }
+  static ROOTS_INLINE void put_quad(Activation8* to, uint32_t quad) { __builtin_memcpy(to, &quad, kQuad); }
+  // A row of quads * 4 bytes into its place.
+  ROOTS_INLINE void put(Activation8* tiles, int64_t i, const uint8_t* from) const {
+    for (int64_t q = 0; q < quads; q += kDepth / kQuad)
+      __builtin_memcpy(at(tiles, i, q), from + q * kQuad, kDepth);
+  }
+};
+
+#else
 // Activations are packed in tiles of equal height, quad by quad, so that one pointer reaches all rows of a
 // tile and a tile is one stream: quad q of row r of a tile lies at (q * height + r) * 4.
 struct ActivationTiles {
   int64_t quads, height, count;
+  struct Registers {};
   ROOTS_INLINE ActivationTiles(int64_t m, int64_t k)
       : quads((k + kQuad - 1) / kQuad),
         height((m - 1) / ((m + kI8Rows - 1) / kI8Rows) + 1),
@@ -205,8 +260,9 @@ struct ActivationTiles {
   ROOTS_INLINE int64_t tile_size() const { return quads * stride(); }
   ROOTS_INLINE int64_t tile_bytes() const { return tile_size() * static_cast<int64_t>(sizeof(Activation8)); }
   ROOTS_INLINE int64_t bytes() const { return count * tile_bytes(); }
-  ROOTS_INLINE Activation8* row(Activation8* tiles, int64_t i) const {
-    return tiles + i / height * tile_size() + i % height * kQuad;
+  // Where quad q of row i lies.
+  ROOTS_INLINE Activation8* at(Activation8* tiles, int64_t i, int64_t q) const {
+    return tiles + i / height * tile_size() + i % height * kQuad + q * stride();
   }
   // A quad of a row, as it is or with 128 added to each.
   static ROOTS_INLINE void put_quad(Activation8* to, uint32_t quad) {
@@ -219,7 +275,7 @@ struct ActivationTiles {
   }
   // A row of quads * 4 bytes into its place.
   ROOTS_INLINE void put(Activation8* tiles, int64_t i, const uint8_t* from) const {
-    Activation8* to = row(tiles, i);
+    Activation8* to = at(tiles, i, 0);
     for (int64_t q = 0; q < quads; ++q) {
       uint32_t quad;
       __builtin_memcpy(&quad, from + q * kQuad, kQuad);
@@ -227,6 +283,7 @@ struct ActivationTiles {
     }
   }
 };
+#endif
 
 // max |x| of one row, and the row rounded to int8 (half to even) with scale max / 127; +128 where the product
 // instruction wants unsigned activations. A row of zeros gets scale 1, one with a NaN the scale NaN.

@@ -84,6 +84,7 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
     const int64_t p1 = p0 + panels_per_chunk < shape.panels ? p0 + panels_per_chunk : shape.panels;
     const int64_t t0 = (chunk % row_chunks) * tiles_per_chunk;
     const int64_t t1 = t0 + tiles_per_chunk < row_tiles ? t0 + tiles_per_chunk : row_tiles;
+    [[maybe_unused]] ActivationTiles::Registers registers;
     for (int64_t p = p0; p < p1; ++p) {
       const int8_t* panel = weights.panel(context, p, t1 - t0);
       if (!panel) {
@@ -100,7 +101,7 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
           __builtin_prefetch(line, 1);
           __builtin_prefetch(line + 16, 1);
         }
-        int32_t acc[kI8Rows][kPanel];
+        alignas(64) int32_t acc[kI8Rows][kPanel];
         weights.tile(count, shape.quads, activations + t * tiles.tile_size(), tiles.stride(), panel,
                      sums + p * kPanel, acc);
         for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
