@@ -8,6 +8,12 @@
 #include "cpu/gemm/linear_i8.h"
 
 namespace roots {
+#if defined(__AMX_INT8__)
+namespace avx512_vbmi2 {
+Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
+                      OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation);
+}
+#endif
 namespace ROOTS_ISA {
 namespace {
 
@@ -186,6 +192,11 @@ Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor sc
   const SparseShape shape(out.shape[1], x.shape[1]);
   if (const Status status = check_linear_i8(x, packed, shape.total_bytes(), scale, out, end, true))
     return status;
+#if defined(__AMX_INT8__)
+  // a tile computes sixteen rows however few there are, from panels that are expanded into memory
+  if (x.shape[0] <= kVectorRows)
+    return avx512_vbmi2::linear_w8a8_24(context, x, packed, scale, bias, gate, residual, out, activation);
+#endif
   const auto* weights = data<int8_t>(packed);
 #if defined(ROOTS_EXPANDING_TILES)
   const bool in_place = x.shape[0] <= kI8Rows;

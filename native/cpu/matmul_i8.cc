@@ -5,6 +5,12 @@
 #include "cpu/gemm/linear_i8.h"
 
 namespace roots {
+#if defined(__AMX_INT8__)
+namespace avx512_vnni {
+Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
+                   OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation);
+}
+#endif
 namespace ROOTS_ISA {
 namespace {
 
@@ -86,13 +92,8 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
     const int64_t end = (chunk + 1) * 64 < M ? (chunk + 1) * 64 : M;
     for (int64_t i = chunk * 64; i < end; ++i) {
       const int8_t* from = data<int8_t>(a) + i * a.strides[0];
-      // dense rows a quad at a time
-      const int64_t whole = a.strides[1] == 1 ? K / kQuad : 0;
-      for (int64_t q = 0; q < whole; ++q) {
-        uint32_t quad;
-        __builtin_memcpy(&quad, from + q * kQuad, kQuad);
-        tiles.put_quad(tiles.at(activations, i, q), quad ^ flip * 0x01010101u);
-      }
+      const int64_t whole =
+          a.strides[1] == 1 ? tiles.put_dense(activations, i, from, K, flip * 0x01010101u) : 0;
       for (int64_t q = whole; q < tiles.quads; ++q) {
         uint8_t quad[kQuad];
         for (int64_t e = 0; e < kQuad; ++e)
@@ -105,11 +106,13 @@ Status matmul_i8(const Context& context, Tensor a, Tensor b, Tensor out) {
     }
   });
   return multiply(context, M, N, K, activations, DensePanels{packed, shape, M}, sums, out,
-                  [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
+                  [&](int64_t i0, int64_t count, int64_t j, int64_t n, const int32_t(*acc)[kPanel]) {
                     using V = Vec<int32_t>;
-                    for (int64_t c = 0; c < n; c += V::kWidth)
-                      V::load(acc + c).store_partial(data<int32_t>(out) + i * N + j + c,
-                                                     n - c < V::kWidth ? n - c : V::kWidth);
+                    for (int64_t r = 0; r < count; ++r)
+                      for (int64_t c = 0; c < n; c += V::kWidth)
+                        V::load(acc[r] + c)
+                            .store_partial(data<int32_t>(out) + (i0 + r) * N + j + c,
+                                           n - c < V::kWidth ? n - c : V::kWidth);
                   });
 }
 
@@ -154,6 +157,11 @@ Status linear_w8a8(const Context& context, Tensor x, Tensor packed, Tensor scale
   const PackedShape shape(out.shape[1], x.shape[1]);
   if (const Status status = check_linear_i8(x, packed, shape.total_bytes(), scale, out, end, true))
     return status;
+#if defined(__AMX_INT8__)
+  // a tile computes sixteen rows however few there are
+  if (x.shape[0] <= kVectorRows)
+    return avx512_vnni::linear_w8a8(context, x, packed, scale, bias, gate, residual, out, activation);
+#endif
   const auto* weights = data<int8_t>(packed);
   return linear_i8(context, x, DensePanels{weights, shape, x.shape[0]},
                    reinterpret_cast<const int32_t*>(weights + shape.weight_bytes()), scale, out, end);

@@ -84,10 +84,26 @@ struct HalfPanels {
   using Packed = uint32_t;
   using Registers = TileRegisters;
   static constexpr int kGroup = 2;
-  // a panel of A stays in L1 while those of B stream from L2
-  static constexpr int64_t kRows = kAmxRows, kDepth = 256;
+  // deep, so that C, which lies in memory, is written once; panels stream from L2
+  static constexpr int64_t kRows = kAmxRows, kDepth = 1024;
+  static constexpr int64_t kAtOnce = 32 << 20;
   static constexpr bool kEqualHeights = false, kOwnTile = true;
   static constexpr int64_t padded(int64_t depth) { return ceil_div(depth, kTileSide) * kTileSide; }
+
+  // As square as can be, since panels come from L3, with panels of both that fill a half of L2; eight and
+  // more where each is worth waking a thread for.
+  static ROOTS_INLINE ChunkGrid chunks(int64_t m_panels, int64_t n_panels, int64_t tile_flops) {
+    constexpr int64_t kChunks = 8, kLeastFlops = 8000000, kHalfOfL2 = 1 << 20;
+    int64_t most = kHalfOfL2 * kAmxColumns / tile_flops;
+    most = most < 4 ? 4 : most < 16 ? most : 16;
+    ChunkGrid grid{m_panels < most ? m_panels : most, n_panels < most ? n_panels : most};
+    while (ceil_div(m_panels, grid.rows) * ceil_div(n_panels, grid.columns) < kChunks &&
+           grid.rows * grid.columns * tile_flops >= 2 * kLeastFlops) {
+      int64_t& larger = grid.rows >= grid.columns ? grid.rows : grid.columns;
+      larger = ceil_div(larger, 2);
+    }
+    return grid;
+  }
 
   // C = onto + bias + A B, each where there is one, up to 32 x 32.
   static void tile(int64_t rows, int64_t depth, const Packed* a, const Packed* b, float* c, int64_t ldc,

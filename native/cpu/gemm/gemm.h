@@ -52,6 +52,12 @@ struct Epilogue {
     if (bias) x = x + Vec<T>::load_partial(bias + column, m);
     return combine(activate(activation, x), gate, residual, at, m);
   }
+  // the same, where F is the formula of the activation
+  template <class F>
+  ROOTS_INLINE Vec<T> finish_with(Vec<T> x, int64_t at, int64_t column, int64_t m) const {
+    if (bias) x = x + Vec<T>::load_partial(bias + column, m);
+    return combine(F::forward(x), gate, residual, at, m);
+  }
 
   // columns [column, column + n) of rows of C, ldc apart; `at` is the offset of c in the whole matrix
   void apply(T* c, int64_t ldc, int64_t at, int64_t column, int64_t rows, int64_t n) const {
@@ -175,14 +181,33 @@ void pack_b_panel(const Matrix<T>& b, int64_t j0, int64_t columns, int64_t k0, i
     for (int64_t c = 0; c < kColumns; ++c) out[k * kColumns + c] = c < columns ? *b.at(k0 + k, j0 + c) : T(0);
 }
 
+// Row tiles and column tiles of a chunk.
+struct ChunkGrid {
+  int64_t rows, columns;
+};
+
 // What panels share that the tiles below multiply.
 struct VectorPanels {
-  static constexpr int64_t kRows = kTileRows;  // of a panel of A
-  static constexpr int64_t kDepth = kBlockK;   // packed elements along k at most
-  static constexpr bool kEqualHeights = true;  // a small last panel would take as long as a whole one
-  static constexpr bool kOwnTile = false;      // or tile() multiplies, and Registers live around it
+  static constexpr int64_t kRows = kTileRows;       // of a panel of A
+  static constexpr int64_t kDepth = kBlockK;        // packed elements along k at most
+  static constexpr int64_t kAtOnce = kPackedBytes;  // bytes of panels before the first is multiplied
+  static constexpr bool kEqualHeights = true;       // a small last panel would take as long as a whole one
+  static constexpr bool kOwnTile = false;           // or tile() multiplies, and Registers live around it
   static constexpr int64_t padded(int64_t depth) { return depth; }  // of a panel of A
   struct Registers {};
+  // Thirty-two chunks and more where each is still worth waking a thread for: with fewer, one thread waits
+  // for the other's last chunk.
+  static ROOTS_INLINE ChunkGrid chunks(int64_t m_panels, int64_t n_panels, int64_t tile_flops) {
+    const int64_t least = ceil_div(kLeastChunkFlops, tile_flops);
+    int64_t tiles = ceil_div(m_panels * n_panels, 32);
+    tiles = tiles < least ? least : tiles;
+    tiles = tiles < kChunkRowTiles * kChunkColumnTiles ? tiles : kChunkRowTiles * kChunkColumnTiles;
+    int64_t rows = tiles / (n_panels < kChunkColumnTiles ? n_panels : kChunkColumnTiles);
+    rows = rows < 1 ? 1 : (rows < kChunkRowTiles ? rows : kChunkRowTiles);
+    rows = rows < m_panels ? rows : m_panels;
+    const int64_t columns = ceil_div(tiles, rows);
+    return {rows, columns < n_panels ? columns : n_panels};
+  }
 };
 
 // How panels are stored and multiplied: one element of T per k here, a pair of bf16 per lane in gemm/bf16.h.
@@ -515,7 +540,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   // wait for the slowest.
   const int64_t panel_step = k_step / kGroup, a_block = a_panels * kRows * P::padded(panel_step),
                 b_block = b_panels * kColumns * panel_step;
-  int64_t at_once = kPackedBytes / (static_cast<int64_t>(sizeof(Packed)) * (a_block + b_block) + 1);
+  int64_t at_once = P::kAtOnce / (static_cast<int64_t>(sizeof(Packed)) * (a_block + b_block) + 1);
   at_once = at_once < 1 ? 1 : at_once < k_blocks ? at_once : k_blocks;
   auto* a_pack = static_cast<Packed*>(
       buffer(context.host, 0, static_cast<size_t>(a_block * at_once + 1) * sizeof(Packed)));
@@ -581,18 +606,9 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
             }
           }
         });
-        // Multiply. Thirty-two chunks and more where each is still worth waking a thread for: with fewer, one
-        // thread waits for the other's last chunk.
-        const int64_t tile_flops = int64_t{2} * kRows * kColumns * (k_end - k0);
-        const int64_t least = ceil_div(kLeastChunkFlops, tile_flops);
-        int64_t tiles = ceil_div(m_panels * n_panels, 32);
-        tiles = tiles < least ? least : tiles;
-        tiles = tiles < kChunkRowTiles * kChunkColumnTiles ? tiles : kChunkRowTiles * kChunkColumnTiles;
-        int64_t row_group = tiles / (n_panels < kChunkColumnTiles ? n_panels : kChunkColumnTiles);
-        row_group = row_group < 1 ? 1 : (row_group < kChunkRowTiles ? row_group : kChunkRowTiles);
-        row_group = row_group < m_panels ? row_group : m_panels;
-        int64_t columns_per_chunk = ceil_div(tiles, row_group);
-        columns_per_chunk = columns_per_chunk < n_panels ? columns_per_chunk : n_panels;
+        // multiply
+        const ChunkGrid grid = P::chunks(m_panels, n_panels, int64_t{2} * kRows * kColumns * (k_end - k0));
+        const int64_t row_group = grid.rows, columns_per_chunk = grid.columns;
         const int64_t row_chunks = ceil_div(m_panels, row_group),
                       column_chunks = ceil_div(n_panels, columns_per_chunk);
         run(row_chunks * column_chunks, [&](int64_t chunk) {

@@ -39,6 +39,7 @@ struct PackedShape {
 constexpr bool kUnsignedActivations = false;
 using Activation8 = int8_t;
 constexpr int kI8Rows = kAmxRows;
+constexpr int64_t kVectorRows = 4;  // up to so many are multiplied by vectors
 #elif defined(__AVX512VNNI__)
 constexpr bool kUnsignedActivations = true;  // vpdpbusd multiplies unsigned by signed
 using Activation8 = uint8_t;
@@ -241,8 +242,15 @@ struct ActivationTiles {
   static ROOTS_INLINE void put_quad(Activation8* to, uint32_t quad) { __builtin_memcpy(to, &quad, kQuad); }
   // A row of quads * 4 bytes into its place.
   ROOTS_INLINE void put(Activation8* tiles, int64_t i, const uint8_t* from) const {
-    for (int64_t q = 0; q < quads; q += kDepth / kQuad)
-      __builtin_memcpy(at(tiles, i, q), from + q * kQuad, kDepth);
+    put_dense(tiles, i, reinterpret_cast<const int8_t*>(from), quads * kQuad, 0);
+  }
+  // What is whole of k neighbouring numbers: how many quads.
+  ROOTS_INLINE int64_t put_dense(Activation8* tiles, int64_t i, const int8_t* from, int64_t k,
+                                 uint32_t) const {
+    Activation8* to = at(tiles, i, 0);
+    for (int64_t b = 0; b < k / kDepth; ++b)
+      __builtin_memcpy(to + b * height * kDepth, from + b * kDepth, kDepth);
+    return k / kDepth * (kDepth / kQuad);
   }
 };
 
@@ -275,12 +283,19 @@ struct ActivationTiles {
   }
   // A row of quads * 4 bytes into its place.
   ROOTS_INLINE void put(Activation8* tiles, int64_t i, const uint8_t* from) const {
+    put_dense(tiles, i, reinterpret_cast<const int8_t*>(from), quads * kQuad, 0);
+  }
+  // What is whole of k neighbouring numbers, some bits flipped: how many quads.
+  ROOTS_INLINE int64_t put_dense(Activation8* tiles, int64_t i, const int8_t* from, int64_t k,
+                                 uint32_t flip) const {
     Activation8* to = at(tiles, i, 0);
-    for (int64_t q = 0; q < quads; ++q) {
+    const int64_t whole = k / kQuad;
+    for (int64_t q = 0; q < whole; ++q) {
       uint32_t quad;
       __builtin_memcpy(&quad, from + q * kQuad, kQuad);
-      put_quad(to + q * stride(), quad);
+      put_quad(to + q * stride(), quad ^ flip);
     }
+    return whole;
   }
 };
 #endif

@@ -16,6 +16,13 @@ constexpr Status kOutOfMemory = "out of memory";
 // a panel is read once and in order, which the processor foresees by itself.
 constexpr int64_t kPrefetchTiles = 4;
 
+// Multiply-adds of a chunk of a large product, and the fewest chunks of one.
+#if defined(__AMX_INT8__)
+constexpr int64_t kChunkProducts = int64_t{1} << 26, kFewestChunks = 8;
+#else
+constexpr int64_t kChunkProducts = int64_t{1} << 22, kFewestChunks = 4;
+#endif
+
 // Part `slice` of `slices` of the next bytes to read, into the second-level cache.
 ROOTS_INLINE void prefetch_slice(const int8_t* data, int64_t bytes, int64_t slice, int64_t slices) {
   const int64_t end = bytes * (slice + 1) / slices;
@@ -58,8 +65,8 @@ struct DensePanels {
   }
 };
 
-// All tiles of (M, N): finish(row, first column, columns, sums of the tile row), which writes to `out`, (M,
-// N) of four bytes each.
+// All tiles of (M, N): finish(first row, rows, first column, columns, sums of the tile), which writes to
+// `out`, (M, N) of four bytes each.
 template <class Weights, class Finish>
 ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64_t K,
                              const Activation8* activations, const Weights& weights, const int32_t* sums,
@@ -75,9 +82,9 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
   // A chunk is at least half a million multiply-adds: less is not worth waking a thread for. Large products
   // are cut into enough panels for 20-50 us.
   const int64_t per_panel = tiles_per_chunk * height * K * kPanel + 1;
-  int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
-  const int64_t quarter = ceil_div(shape.panels, 4), least = ceil_div(int64_t{1} << 19, per_panel);
-  if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
+  int64_t panels_per_chunk = ceil_div(kChunkProducts, per_panel);
+  const int64_t most = ceil_div(shape.panels, kFewestChunks), least = ceil_div(int64_t{1} << 19, per_panel);
+  if (panels_per_chunk > most) panels_per_chunk = most > least ? most : least;
   const int64_t panel_chunks = ceil_div(shape.panels, panels_per_chunk);
   context.parallel_for(row_chunks * panel_chunks, [&](int64_t chunk) {
     const int64_t p0 = (chunk / row_chunks) * panels_per_chunk;
@@ -104,7 +111,7 @@ ROOTS_INLINE Status multiply(const Context& context, int64_t M, int64_t N, int64
         alignas(64) int32_t acc[kI8Rows][kPanel];
         weights.tile(count, shape.quads, activations + t * tiles.tile_size(), tiles.stride(), panel,
                      sums + p * kPanel, acc);
-        for (int64_t r = 0; r < count; ++r) finish(i0 + r, j0, columns, acc[r]);
+        finish(i0, count, j0, columns, acc);
       }
     }
   });
@@ -139,20 +146,30 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
     }
   });
   if (failure) return failure;
-  const Epilogue<float> epilogue(end);
-  return multiply(context, M, N, K, activations, weights, sums, out,
-                  [&](int64_t i, int64_t j, int64_t n, const int32_t* acc) {
-                    float* y = data<float>(out) + i * N + j;
-                    const float* s = data<float>(scale) + j;
-                    using V = Vec<float>;
-                    const V row(row_scale[i]);
-                    for (int64_t c = 0; c < n; c += V::kWidth) {
-                      const int64_t m = n - c < V::kWidth ? n - c : V::kWidth;
-                      const V sum(__builtin_convertvector(Vec<int32_t>::load(acc + c).v, V::Raw));
-                      const V product = sum * (row * V::load_partial(s + c, m));
-                      epilogue.finish(product, i * N + j + c, j + c, m).store_partial(y + c, m);
-                    }
-                  });
+  const Epilogue<float> all(end);
+  return multiply(
+      context, M, N, K, activations, weights, sums, out,
+      [&](int64_t i0, int64_t count, int64_t j, int64_t n, const int32_t(*acc)[kPanel]) {
+        using V = Vec<float>;
+        const Epilogue<float> epilogue = all;  // a copy: stores to y cannot change it
+        const float* s = data<float>(scale) + j;
+        const float* scales = row_scale + i0;
+        with_activation(epilogue.activation, [&](auto f) ROOTS_INLINED {
+          for (int64_t r = 0; r < count; ++r) {
+            const int64_t at = (i0 + r) * N + j;
+            float* y = data<float>(out) + at;
+            const V row(scales[r]);
+            const auto one = [&](int64_t c, int64_t m) ROOTS_INLINED {
+              const V sum(__builtin_convertvector(Vec<int32_t>::load(acc[r] + c).v, V::Raw));
+              const V product = sum * (row * V::load_partial(s + c, m));
+              epilogue.finish_with<decltype(f)>(product, at + c, j + c, m).store_partial(y + c, m);
+            };
+            int64_t c = 0;
+            for (; c + V::kWidth <= n; c += V::kWidth) one(c, V::kWidth);
+            if (c < n) one(c, n - c);
+          }
+        });
+      });
 }
 
 }  // namespace
