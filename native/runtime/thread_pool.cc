@@ -40,7 +40,7 @@ ThreadPool& ThreadPool::instance() {
   return *pool;
 }
 
-ThreadPool::ThreadPool() { set_threads(default_threads()); }
+ThreadPool::ThreadPool() : ranges_(new Range[kMaxThreads]) { set_threads(default_threads()); }
 
 void ThreadPool::set_threads(int count) {
   count = count < 1 ? 1 : count > kMaxThreads ? kMaxThreads : count;
@@ -67,13 +67,20 @@ bool ThreadPool::join_job(uint64_t* seen) {
   return false;
 }
 
+void ThreadPool::take_chunks(int slot) {
+  for (int k = 0; k < slots_; ++k) {
+    Range& range = ranges_[static_cast<size_t>((slot + k) % slots_)];
+    for (int64_t i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) body_(argument_, i);
+  }
+}
+
 void ThreadPool::work(int index) {
   uint64_t seen = 0;
   for (;;) {
     auto deadline = std::chrono::steady_clock::now() + kSpinTime;
     for (int spins = 0;; ++spins) {
       if (index < threads() - 1 && join_job(&seen)) {
-        for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < chunks_;) body_(argument_, i);
+        take_chunks(index + 1);
         state_.fetch_sub(2, std::memory_order_acq_rel);
         deadline = std::chrono::steady_clock::now() + kSpinTime;
         spins = 0;
@@ -96,17 +103,21 @@ void ThreadPool::run(int64_t chunks, void (*body)(void*, int64_t), void* argumen
     for (int64_t i = 0; i < chunks; ++i) body(argument, i);
     return;
   }
-  chunks_ = chunks;
   body_ = body;
   argument_ = argument;
-  next_.store(0, std::memory_order_relaxed);
+  slots_ = threads();
+  for (int slot = 0; slot < slots_; ++slot) {
+    Range& range = ranges_[static_cast<size_t>(slot)];
+    range.next.store(slot * chunks / slots_, std::memory_order_relaxed);
+    range.end = (slot + 1) * chunks / slots_;
+  }
   const uint64_t epoch = (state_.load(std::memory_order_relaxed) >> 16) + 1;
   state_.store(epoch << 16 | 1, std::memory_order_seq_cst);
   if (sleeping_.load(std::memory_order_seq_cst) > 0) {
     const std::lock_guard lock(mutex_);
     wake_.notify_all();
   }
-  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < chunks;) body(argument, i);
+  take_chunks(0);
   state_.fetch_and(~uint64_t{1}, std::memory_order_acq_rel);  // closed: nobody joins any more
   for (int spins = 0; state_.load(std::memory_order_acquire) & 0xfffe; ++spins) {
     if (spins < 2000)

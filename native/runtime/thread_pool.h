@@ -1,10 +1,13 @@
-// The process's worker threads. A job is a counter of chunks; the caller works too and never waits for a
-// worker that has not joined the job, so a busy machine slows it in proportion and no more.
+// The process's worker threads. A job is a number of chunks; the caller works too and never waits for a worker
+// that has not joined the job, so a busy machine slows it in proportion and no more. Each thread begins with a
+// range of its own, the same share of every job, so that what it wrote in one is in its cache in the next; then
+// it takes what is left of the others' ranges.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -28,11 +31,16 @@ class ThreadPool {
   ThreadPool();
   void work(int index);
   bool join_job(uint64_t* seen);
+  void take_chunks(int slot);
 
   // state: epoch << 16 | active workers << 1 | open
   std::atomic<uint64_t> state_{0};
-  std::atomic<int64_t> next_{0};
-  int64_t chunks_ = 0;
+  struct alignas(64) Range {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::unique_ptr<Range[]> ranges_;
+  int slots_ = 0;  // of the job: ranges in use
   void (*body_)(void*, int64_t) = nullptr;
   void* argument_ = nullptr;
 
