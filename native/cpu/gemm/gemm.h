@@ -612,7 +612,10 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         const int64_t row_chunks = ceil_div(m_panels, row_group),
                       column_chunks = ceil_div(n_panels, columns_per_chunk);
         run(row_chunks * column_chunks, [&](int64_t chunk) {
-          const int64_t p0 = (chunk % row_chunks) * row_group, q0 = (chunk / row_chunks) * columns_per_chunk;
+          // a thread takes neighbouring chunks: a share of the longer side, so that its cache needs to hold but
+          // that
+          const int64_t p0 = (mc >= nc ? chunk / column_chunks : chunk % row_chunks) * row_group;
+          const int64_t q0 = (mc >= nc ? chunk % column_chunks : chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
           const int64_t q1 = q0 + columns_per_chunk < n_panels ? q0 + columns_per_chunk : n_panels;
           [[maybe_unused]] typename P::Registers registers;
