@@ -25,6 +25,7 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
   table->matmul_bf16 = ROOTS_ISA::matmul_bf16;
   table->linear_bf16 = ROOTS_ISA::linear_bf16;
   table->linear_packed = ROOTS_ISA::linear_packed;
+  table->linear_w4a16 = ROOTS_ISA::linear_w4a16;
   table->probe_fma = ROOTS_ISA::probe_fma;
 #elif defined(ROOTS_24_LEVEL)
   table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;

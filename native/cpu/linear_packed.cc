@@ -7,6 +7,12 @@
 #include "cpu/gemm/bf16.h"
 
 namespace roots {
+#if defined(__AMX_BF16__)
+namespace avx512_bf16 {
+Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTensor bias,
+                     OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation);
+}
+#endif
 namespace ROOTS_ISA {
 namespace {
 
@@ -80,6 +86,7 @@ struct KeptPairs {
 };
 #endif
 
+#if !defined(__AMX_BF16__)
 // How few_rows() reads x: kRows rows at a time, whose sums fill the registers or are one tile of eight. With
 // small tiles a panel comes from L2 as fast as it is multiplied, and C is written once, which is faster than
 // blocks of K as long as x, of kLargestX bytes, stays in L3.
@@ -202,6 +209,8 @@ Status few_rows(const Context& context, int64_t M, const typename P::Row* x, int
   return nullptr;
 }
 
+#endif
+
 }  // namespace
 
 // packed = panels of weight (N, K), any strides; with unpack, weight = what packed holds.
@@ -261,6 +270,12 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   auto* c = data<float>(out);
   if (M == 0 || N == 0) return nullptr;
   if (K == 0) return gemm<float, false>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, N, epilogue);
+#if defined(__AMX_BF16__)
+  // a tile computes sixteen rows however few there are
+  constexpr int64_t kVectorRows = 8;
+  if (packed.dtype == DType::f32 || M <= kVectorRows)
+    return avx512_bf16::linear_packed(context, x, packed, bias, gate, residual, out, activation);
+#else
   if (packed.dtype == DType::f32) {
     const auto* panels = data<float>(packed);
     if (wants_few_rows<PlainRows>(M, K))
@@ -269,9 +284,11 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
     return gemm_packed<PlainPanels<float>, false>(context, M, N, K, PackRows<float>{a},
                                                   KeptColumns{panels, K}, c, N, epilogue);
   }
+#endif
   const auto* panels = data<uint32_t>(packed);
   const int64_t pairs = ceil_div(K, 2);
   const HalfMatrix a{x.data, false, x.strides[0], 1};
+#if !defined(__AMX_BF16__)
   if (wants_few_rows<FewPairs>(M, K)) {
     using Row = FewPairs::Row;
     const int64_t ld = pairs + 16;
@@ -284,6 +301,7 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
     });
     return few_rows<FewPairs>(context, M, rows, ld, pairs, panels, N, c, epilogue);
   }
+#endif
   return gemm_packed<HalfPanels, false>(context, M, N, K, PackHalfRows{a}, KeptPairs{panels, pairs}, c, N,
                                         epilogue);
 }

@@ -6,14 +6,25 @@
 // product of int8 activations but with 128 times their resolution:
 //   sum of (w + 8) q over a block = 128 sum of (w + 8) h + sum of (w + 8) l, less 8 sum of q.
 // Without VNNI this is no faster than float32 products: for many rows a thread widens some panels into the
-// packed form of the float GEMM, in its own cache, and multiplies all rows with them.
+// packed form of the float GEMM, in its own cache, and multiplies all rows with them. With AMX many rows are
+// three products of bf16: x and the widened weights are split into two bf16 numbers each, and the product of
+// the two small ones, 2^-16 of the whole, is left out.
 #include "core/packed_i4.h"
 #include "cpu/declare.h"
 #include "cpu/dot.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/rows.h"
+#if defined(__AMX_BF16__)
+#include "cpu/gemm/bf16.h"
+#endif
 
 namespace roots {
+#if defined(__AMX_BF16__)
+namespace avx512_vnni {
+Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, OptionalTensor gate,
+                    OptionalTensor residual, Tensor out, int64_t group, int64_t activation);
+}
+#endif
 namespace ROOTS_ISA {
 namespace {
 
@@ -361,6 +372,87 @@ ROOTS_INLINE float group_error(const float* w, int64_t n, float scale) {
   return sum;
 }
 
+#if defined(__AMX_BF16__)
+constexpr int64_t kVectorRows = 31;  // up to so many are faster by vectors
+
+// The three products are one with three times as many k: for each block of 32, x large, x large, x small
+// times weights large, small, large.
+constexpr int64_t kParts = 3;
+
+// What a bf16 number leaves of x; nothing of an infinity.
+ROOTS_INLINE Vec<float> small_part(Vec<float> x, Vec<float> large) {
+  const Vec<float> rest = x - large;
+  return select<float>(rest != rest, Vec<float>(), rest);
+}
+
+struct SplitRows {
+  static constexpr bool kInPlace = false;
+  const float* x;
+  int64_t K;
+  ROOTS_INLINE void operator()(int64_t i0, int64_t rows, int64_t k0, int64_t depth, uint32_t* out) const {
+    using V = Vec<float>;
+    const int64_t halves = rows > kTileSide ? 2 : 1;
+    for (int64_t k = 0; k < depth; k += kBlock) {
+      const int64_t block = (k0 + k) / kBlock, from = block / kParts * kBlock;
+      const bool small = block % kParts == 2;
+      for (int64_t r = 0; r < halves * kTileSide; ++r, out += kBlock / 2) {
+        V part[2] = {};
+        unrolled<2>([&](auto h) ROOTS_INLINED {
+          const int64_t at = from + h * V::kWidth, n = K - at < V::kWidth ? K - at : V::kWidth;
+          if (r >= rows || n <= 0) return;
+          const V value = V::load_partial(x + (i0 + r) * K + at, n), large = rounded_to_bf16(value);
+          part[h] = small ? small_part(value, large) : large;
+        });
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)part[1].v, (__m512)part[0].v));
+      }
+    }
+  }
+};
+
+struct SplitWeights {
+  static constexpr bool kInPlace = false;
+  const uint8_t* packed;
+  PackedI4 shape;
+  ROOTS_INLINE void operator()(int64_t j0, int64_t, int64_t k0, int64_t depth, uint32_t* out) const {
+    using V = Vec<float>;
+    using I = Vec<int32_t>;
+    static_assert(kPanel == V::kWidth, "a vector is a panel");
+    for (int64_t k = 0; k < depth; k += kBlock, out += kBlock / 2 * kAmxColumns) {
+      const int64_t b = (k0 + k) / kBlock / kParts;
+      const bool small = (k0 + k) / kBlock % kParts == 1;
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t p = j0 / kPanel + half;
+        float* to = reinterpret_cast<float*>(out) + half * kPanel;
+        if (p >= shape.panels) {  // a tile may reach beyond the last panel
+          for (int64_t g = 0; g < kBlock / 2; ++g) V().store(to + g * kAmxColumns);
+          continue;
+        }
+        const uint8_t* panel = packed + p * shape.panel_bytes();
+        const V scale = load_scales(panel + shape.scales_at(b / shape.group_blocks), 0);
+        const V zero = scale * V(-8.0f);
+        for (int64_t line = 0; line < kBlock / 8; ++line) {
+          // nibbles of eight inputs: the low ones of four bytes, then the high ones
+          const auto lanes =
+              I::load(reinterpret_cast<const int32_t*>(panel + shape.block_at(b) + line * 64)).v;
+          typename V::Mask bits[8];
+          unrolled<8>([&](auto e) ROOTS_INLINED {
+            const auto nibble = lanes >> static_cast<int32_t>(e % 4 * 8 + e / 4 * 4) & 15;
+            const V value = fma(V(__builtin_convertvector(nibble, V::Raw)), scale, zero),
+                    large = rounded_to_bf16(value);
+            bits[e] = (typename V::Mask)(small ? rounded_to_bf16(small_part(value, large)) : large).v;
+          });
+          unrolled<4>([&](auto g) ROOTS_INLINED {
+            typedef uint32_t Words __attribute__((vector_size(sizeof(V))));
+            const Words pair = (Words)bits[2 * g] >> 16 | (Words)bits[2 * g + 1];
+            V((typename V::Raw)pair).store(to + (line * 4 + g) * kAmxColumns);
+          });
+        }
+      }
+    }
+  }
+};
+#endif
+
 #if !defined(__AVX512VNNI__)
 constexpr int64_t kRoundedRows = 8;      // more are multiplied as float32
 constexpr int64_t kWidenedColumns = 64;  // widened at a time by one thread
@@ -501,6 +593,13 @@ Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTen
   const PackedI4 s(N, K, group);
   if (M == 0 || N == 0) return nullptr;
   const Epilogue<float> epilogue(end);
+#if defined(__AMX_BF16__)
+  if (M > kVectorRows && K > 0)
+    return gemm_packed<HalfPanels, false>(
+        context, M, N, kParts * s.blocks * kBlock, SplitRows{data<float>(x), K},
+        SplitWeights{data<const uint8_t>(packed), s}, data<float>(out), N, epilogue);
+  return avx512_vnni::linear_w4a16(context, x, packed, bias, gate, residual, out, group, activation);
+#else
 #if !defined(__AVX512VNNI__)
   if (M > kRoundedRows && K > 0) {
     const PackRows<float> rows{{data<float>(x), K, 1}};
@@ -515,6 +614,7 @@ Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTen
   const int64_t rows = ceil_div(M, ceil_div(M, kRows));
   return dispatch(rows, context, s, M, N, K, data<float>(x), data<const uint8_t>(packed), epilogue,
                   data<float>(out));
+#endif
 }
 
 }  // namespace ROOTS_ISA

@@ -16,17 +16,17 @@ struct Tile {
 };
 thread_local Tile tiles[8];
 
-EMULATED void tile_load(int t, const void* from, int64_t stride) {
+[[maybe_unused]] inline void tile_load(int t, const void* from, int64_t stride) {
   for (int r = 0; r < 16; ++r) memcpy(tiles[t].rows[r], static_cast<const char*>(from) + r * stride, 64);
 }
-EMULATED void tile_store(int t, void* to, int64_t stride) {
+[[maybe_unused]] inline void tile_store(int t, void* to, int64_t stride) {
   for (int r = 0; r < 16; ++r) memcpy(static_cast<char*>(to) + r * stride, tiles[t].rows[r], 64);
 }
-EMULATED void tile_zero(int t) { tiles[t] = {}; }
+[[maybe_unused]] inline void tile_zero(int t) { tiles[t] = {}; }
 
 // C += A B: row m of A holds groups of `Group` neighbouring k; line k of B as many for each of 16 columns.
 template <class Sum, class Element, int Group, class Product>
-EMULATED void tile_dot(int c, int a, int b, const Product& product) {
+[[maybe_unused]] void tile_dot(int c, int a, int b, const Product& product) {
   for (int m = 0; m < 16; ++m) {
     Sum sums[16];
     Element x[16 * Group];
@@ -41,12 +41,12 @@ EMULATED void tile_dot(int c, int a, int b, const Product& product) {
     memcpy(tiles[c].rows[m], sums, 64);
   }
 }
-EMULATED void tile_dot_i8(int c, int a, int b) {
+[[maybe_unused]] inline void tile_dot_i8(int c, int a, int b) {
   tile_dot<int32_t, int8_t, 4>(c, a, b, [](int32_t sum, int8_t x, int8_t y) {
     return static_cast<int32_t>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(x * y));
   });
 }
-EMULATED void tile_dot_bf16(int c, int a, int b) {
+[[maybe_unused]] inline void tile_dot_bf16(int c, int a, int b) {
   tile_dot<float, uint16_t, 2>(c, a, b, [](float sum, uint16_t x, uint16_t y) {
     return flushed(__builtin_fmaf(from_bf16(x), from_bf16(y), flushed(sum)));
   });

@@ -269,8 +269,8 @@ ROOTS_INLINE void pack_tile_rows(const HalfMatrix& m, int64_t origin, int64_t ac
                     n = depth - k < 32 ? depth - k : 32, from = origin + r0 * across + k * along;
       if (along == 1) {
         for (int64_t r = 0; r < rows; ++r)
-          _mm512_store_si512(out + r * 16, load_bf16(m, from + r * across, n));
-        for (int64_t r = rows; r < kTileSide; ++r) _mm512_store_si512(out + r * 16, _mm512_setzero_si512());
+          _mm512_storeu_si512(out + r * 16, load_bf16(m, from + r * across, n));
+        for (int64_t r = rows; r < kTileSide; ++r) _mm512_storeu_si512(out + r * 16, _mm512_setzero_si512());
       } else if (across == 1) {
         // two lines of k interleaved, then pairs across rows transposed
         Vec<float> pairs[16];

@@ -529,7 +529,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
     }
   };
   // equal pieces of at most kMaxDepth, whole groups
-  const int64_t k_blocks = ceil_div(K, kMaxDepth), k_step = ceil_div(ceil_div(K, k_blocks), kGroup) * kGroup;
+  const int64_t k_blocks = ceil_div(K, kMaxDepth),
+                k_step = P::padded(ceil_div(ceil_div(K, k_blocks), kGroup)) * kGroup;
   const int64_t m_tiles = ceil_div(M < kBlockM ? M : kBlockM, kRows);
   const int64_t n_tiles = ceil_div(N < kBlockN ? N : kBlockN, kColumns);
   InPlace<Packed> a_place, b_place;
@@ -612,8 +613,8 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
         const int64_t row_chunks = ceil_div(m_panels, row_group),
                       column_chunks = ceil_div(n_panels, columns_per_chunk);
         run(row_chunks * column_chunks, [&](int64_t chunk) {
-          // a thread takes neighbouring chunks: a share of the longer side, so that its cache needs to hold but
-          // that
+          // a thread takes neighbouring chunks: a share of the longer side, so that its cache needs to hold
+          // but that
           const int64_t p0 = (mc >= nc ? chunk / column_chunks : chunk % row_chunks) * row_group;
           const int64_t q0 = (mc >= nc ? chunk % column_chunks : chunk / row_chunks) * columns_per_chunk;
           const int64_t p1 = p0 + row_group < m_panels ? p0 + row_group : m_panels;
