@@ -7,7 +7,7 @@ export type Device = 'cpu' | 'cuda';
 
 export interface DeviceInfo {
   readonly device: Device;
-  /** The instruction set chosen for this processor (baseline, avx2, avx512_core or avx512_vnni), or the name of the GPU. */
+  /** The instruction set chosen for this processor (baseline, avx2, avx512_core, avx512_vnni or amx), or the name of the GPU. */
   readonly isa: string;
   readonly threads: number;
   /** GPUs of this machine that this process leaves alone: it uses the first that CUDA_VISIBLE_DEVICES names. */

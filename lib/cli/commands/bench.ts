@@ -20,7 +20,7 @@ import {
 } from '../command.js';
 import type { Command } from '../command.js';
 
-const levels = ['baseline', 'avx2', 'avx512_core', 'avx512'] as const;
+const levels = ['baseline', 'avx2', 'avx512_core', 'avx512', 'amx'] as const;
 
 /** A row slower than the baseline's by more than this is a regression: machines vary by a few percent. */
 const tolerance = 1.1;
@@ -84,7 +84,7 @@ ${benchNames.map((n) => `  ${n.padEnd(10)} ${suites[n].about}`).join('\n')}
   --device cpu|cuda|auto   where to run (default cpu)
 
 Columns: kernel, shape, median time, rate, share of the peak measured in this run, times as fast as each peer.
-ROOTS_ISA=baseline|avx2|avx512_core|avx512 chooses the instruction set.`,
+ROOTS_ISA=baseline|avx2|avx512_core|avx512|amx chooses the instruction set.`,
   positionals: [1, 2],
   options: {
     device: { type: 'string' },
