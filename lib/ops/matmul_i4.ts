@@ -100,7 +100,7 @@ export interface LinearW4A16Options extends LinearOptions {
  * W4A16: y = gate ⊙ activation(x Wᵀ + b) + residual, int4 weights. x (…, K) float32, packed = packI4((N, K)), bias (N) → (…, N) float32. No gradient.
  *
  * On a CPU with VNNI, and for up to 8 rows on others, x is rounded to 16-bit integers, a scale for each 32 of a row: xᵢ is off by at
- * most max|x| / 32512 of its 32, and the products are exact; elsewhere x stays float32.
+ * most max|x| / 32512 of its 32, and the products are exact; elsewhere x stays float32, or with AMX the sum of two bfloat16 numbers.
  */
 export function linearW4A16(
   x: Tensor,

@@ -9,6 +9,11 @@ namespace roots {
 
 #pragma GCC visibility push(hidden)
 void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table);
+#if defined(ROOTS_AMX_LEVEL)
+namespace avx512 {
+decltype(ROOTS_ISA::attention_bf16_forward) attention_bf16_forward;
+}
+#endif
 #pragma GCC visibility pop
 
 void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
@@ -27,6 +32,8 @@ void ROOTS_JOIN(install_, ROOTS_ISA)(KernelTable* table) {
   table->linear_packed = ROOTS_ISA::linear_packed;
   table->linear_w4a16 = ROOTS_ISA::linear_w4a16;
   table->probe_fma = ROOTS_ISA::probe_fma;
+  // vdpbf16ps has half the rate on these processors: no faster than float32 products, which need no pairs
+  table->attention_bf16_forward = avx512::attention_bf16_forward;
 #elif defined(ROOTS_24_LEVEL)
   table->linear_w8a8_24 = ROOTS_ISA::linear_w8a8_24;
 #elif defined(ROOTS_BF16_LEVEL)

@@ -272,7 +272,7 @@ Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTe
   if (K == 0) return gemm<float, false>(context, M, N, 0, {nullptr, 0, 0}, {nullptr, 0, 0}, c, N, epilogue);
 #if defined(__AMX_BF16__)
   // a tile computes sixteen rows however few there are
-  constexpr int64_t kVectorRows = 8;
+  constexpr int64_t kVectorRows = 2;
   if (packed.dtype == DType::f32 || M <= kVectorRows)
     return avx512_bf16::linear_packed(context, x, packed, bias, gate, residual, out, activation);
 #else

@@ -373,7 +373,7 @@ ROOTS_INLINE float group_error(const float* w, int64_t n, float scale) {
 }
 
 #if defined(__AMX_BF16__)
-constexpr int64_t kVectorRows = 31;  // up to so many are faster by vectors
+constexpr int64_t kVectorRows = 95;  // up to so many are faster by vectors
 
 // The three products are one with three times as many k: for each block of 32, x large, x large, x small
 // times weights large, small, large.
@@ -414,40 +414,54 @@ struct SplitWeights {
   const uint8_t* packed;
   PackedI4 shape;
   ROOTS_INLINE void operator()(int64_t j0, int64_t, int64_t k0, int64_t depth, uint32_t* out) const {
+    constexpr int64_t kWords = kBlock / 2 * kAmxColumns;
+    for (int64_t k = 0; k < depth;) {
+      // the parts of one block that are wanted: all three where they are
+      const int64_t first = (k0 + k) / kBlock % kParts, b = (k0 + k) / kBlock / kParts;
+      const int64_t left = (depth - k) / kBlock, parts = left < kParts - first ? left : kParts - first;
+      for (int64_t half = 0; half < 2; ++half)
+        widen(b, j0 / kPanel + half, first, parts, out + half * kPanel);
+      k += parts * kBlock;
+      out += parts * kWords;
+    }
+  }
+
+ private:
+  // Block b of panel p: `parts` of large, small, large from `first` on.
+  ROOTS_INLINE void widen(int64_t b, int64_t p, int64_t first, int64_t parts, uint32_t* out) const {
     using V = Vec<float>;
     using I = Vec<int32_t>;
+    typedef uint32_t Words __attribute__((vector_size(sizeof(V))));
     static_assert(kPanel == V::kWidth, "a vector is a panel");
-    for (int64_t k = 0; k < depth; k += kBlock, out += kBlock / 2 * kAmxColumns) {
-      const int64_t b = (k0 + k) / kBlock / kParts;
-      const bool small = (k0 + k) / kBlock % kParts == 1;
-      for (int64_t half = 0; half < 2; ++half) {
-        const int64_t p = j0 / kPanel + half;
-        float* to = reinterpret_cast<float*>(out) + half * kPanel;
-        if (p >= shape.panels) {  // a tile may reach beyond the last panel
-          for (int64_t g = 0; g < kBlock / 2; ++g) V().store(to + g * kAmxColumns);
-          continue;
-        }
-        const uint8_t* panel = packed + p * shape.panel_bytes();
-        const V scale = load_scales(panel + shape.scales_at(b / shape.group_blocks), 0);
-        const V zero = scale * V(-8.0f);
-        for (int64_t line = 0; line < kBlock / 8; ++line) {
-          // nibbles of eight inputs: the low ones of four bytes, then the high ones
-          const auto lanes =
-              I::load(reinterpret_cast<const int32_t*>(panel + shape.block_at(b) + line * 64)).v;
-          typename V::Mask bits[8];
-          unrolled<8>([&](auto e) ROOTS_INLINED {
-            const auto nibble = lanes >> static_cast<int32_t>(e % 4 * 8 + e / 4 * 4) & 15;
-            const V value = fma(V(__builtin_convertvector(nibble, V::Raw)), scale, zero),
-                    large = rounded_to_bf16(value);
-            bits[e] = (typename V::Mask)(small ? rounded_to_bf16(small_part(value, large)) : large).v;
-          });
-          unrolled<4>([&](auto g) ROOTS_INLINED {
-            typedef uint32_t Words __attribute__((vector_size(sizeof(V))));
-            const Words pair = (Words)bits[2 * g] >> 16 | (Words)bits[2 * g + 1];
-            V((typename V::Raw)pair).store(to + (line * 4 + g) * kAmxColumns);
-          });
-        }
-      }
+    const auto store = [&](int64_t part, int64_t pair, Words words) ROOTS_INLINED {
+      const int64_t at = ((part - first) * (kBlock / 2) + pair) * kAmxColumns;
+      if (part >= first && part < first + parts) V((V::Raw)words).store(reinterpret_cast<float*>(out) + at);
+    };
+    if (p >= shape.panels) {  // a tile may reach beyond the last panel
+      for (int64_t part = 0; part < kParts; ++part)
+        for (int64_t pair = 0; pair < kBlock / 2; ++pair) store(part, pair, Words{});
+      return;
+    }
+    const uint8_t* panel = packed + p * shape.panel_bytes();
+    const V scale = load_scales(panel + shape.scales_at(b / shape.group_blocks), 0);
+    const V zero = scale * V(-8.0f);
+    for (int64_t line = 0; line < kBlock / 8; ++line) {
+      // nibbles of eight inputs: the low ones of four bytes, then the high ones
+      const auto lanes = I::load(reinterpret_cast<const int32_t*>(panel + shape.block_at(b) + line * 64)).v;
+      Words large[8], small[8];
+      unrolled<8>([&](auto e) ROOTS_INLINED {
+        const auto nibble = lanes >> static_cast<int32_t>(e % 4 * 8 + e / 4 * 4) & 15;
+        const V value = fma(V(__builtin_convertvector(nibble, V::Raw)), scale, zero),
+                most = rounded_to_bf16(value);
+        large[e] = (Words)most.v;
+        small[e] = (Words)rounded_to_bf16(small_part(value, most)).v;
+      });
+      unrolled<4>([&](auto g) ROOTS_INLINED {
+        const Words two = large[2 * g] >> 16 | large[2 * g + 1];
+        store(0, line * 4 + g, two);
+        store(1, line * 4 + g, small[2 * g] >> 16 | small[2 * g + 1]);
+        store(2, line * 4 + g, two);
+      });
     }
   }
 };

@@ -21,6 +21,8 @@ const shapes = [
   [8, 33, 300],
   [9, 65, 260],
   [40, 130, 129],
+  [100, 70, 129],
+  [97, 35, 1500],
 ] as const;
 
 describe('int4 weights in groups (G07)', () => {
