@@ -70,7 +70,8 @@ bool ThreadPool::join_job(uint64_t* seen) {
 void ThreadPool::take_chunks(int slot) {
   for (int k = 0; k < slots_; ++k) {
     Range& range = ranges_[static_cast<size_t>((slot + k) % slots_)];
-    for (int64_t i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) body_(argument_, i);
+    for (int64_t i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;)
+      body_(argument_, i);
   }
 }
 

@@ -1,7 +1,7 @@
-// The process's worker threads. A job is a number of chunks; the caller works too and never waits for a worker
-// that has not joined the job, so a busy machine slows it in proportion and no more. Each thread begins with a
-// range of its own, the same share of every job, so that what it wrote in one is in its cache in the next; then
-// it takes what is left of the others' ranges.
+// The process's worker threads. A job is a number of chunks; the caller works too and never waits for a
+// worker that has not joined the job, so a busy machine slows it in proportion and no more. Each thread
+// begins with a range of its own, the same share of every job, so that what it wrote in one is in its cache
+// in the next; then it takes what is left of the others' ranges.
 #pragma once
 
 #include <atomic>

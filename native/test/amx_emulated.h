@@ -1,6 +1,7 @@
 // Tile registers without the processor: what native/cpu/gemm/amx.h uses of them, as the manual of the
 // instruction set defines it (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2), eight
-// whole tiles for each thread.
+// whole tiles for each thread. Included before every line of that level's kernels with
+// -DROOTS_AVX512_EMULATED=ON.
 #pragma once
 
 #include <stdint.h>

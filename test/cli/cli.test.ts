@@ -106,7 +106,7 @@ describe('help and mistakes', () => {
     const [first, ...others] = json('devices') as unknown as { device: string }[];
     expect(first).toEqual({
       device: 'cpu',
-      isa: expect.stringMatching(/baseline|avx/),
+      isa: expect.stringMatching(/baseline|avx|amx/),
       threads: expect.any(Number),
       others: [],
     });

@@ -11,10 +11,6 @@
 
 #include "cpu/isa.h"
 
-#if defined(ROOTS_EMULATED_AMX)
-#include "test/amx_emulated.h"
-#endif
-
 namespace roots {
 namespace ROOTS_ISA {
 namespace {
