@@ -143,6 +143,8 @@ describe('autocast to bfloat16', () => {
     [17, 33, 31],
     [64, 64, 64],
     [15, 40, 769],
+    [5, 3, 9001],
+    [34, 33, 2500],
     [130, 70, 801],
   ])(
     'matmul %i × %i × %i of every transpose equals float64 on rounded operands (C15)',

@@ -98,7 +98,7 @@ struct HalfPanels {
     most = most < 4 ? 4 : most < 16 ? most : 16;
     ChunkGrid grid{m_panels < most ? m_panels : most, n_panels < most ? n_panels : most};
     while (ceil_div(m_panels, grid.rows) * ceil_div(n_panels, grid.columns) < kChunks &&
-           grid.rows * grid.columns * tile_flops >= 2 * kLeastFlops) {
+           grid.rows * grid.columns > 1 && grid.rows * grid.columns * tile_flops >= 2 * kLeastFlops) {
       int64_t& larger = grid.rows >= grid.columns ? grid.rows : grid.columns;
       larger = ceil_div(larger, 2);
     }
