@@ -1,5 +1,6 @@
 #include "runtime/thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #if defined(__linux__)
@@ -70,6 +71,7 @@ bool ThreadPool::join_job(uint64_t* seen) {
 void ThreadPool::take_chunks(int slot) {
   for (int k = 0; k < slots_; ++k) {
     Range& range = ranges_[static_cast<size_t>((slot + k) % slots_)];
+    if (range.next.load(std::memory_order_relaxed) >= range.end) continue;  // read before it is written to
     for (int64_t i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;)
       body_(argument_, i);
   }
@@ -106,7 +108,7 @@ void ThreadPool::run(int64_t chunks, void (*body)(void*, int64_t), void* argumen
   }
   body_ = body;
   argument_ = argument;
-  slots_ = threads();
+  slots_ = static_cast<int>(std::min<int64_t>(threads(), chunks));
   for (int slot = 0; slot < slots_; ++slot) {
     Range& range = ranges_[static_cast<size_t>(slot)];
     range.next.store(slot * chunks / slots_, std::memory_order_relaxed);
