@@ -49,8 +49,6 @@ double dot_chain(__m512i a, int64_t iterations, const Step& step) {
 }
 #endif
 
-}  // namespace
-
 #if defined(__AMX_INT8__)
 // As many multiply-adds as `iterations` x 12 vectors have, in tiles: four sums, whose operands stay.
 template <bool Int8>
@@ -78,6 +76,8 @@ double tile_chain(int64_t iterations) {
   return 0;
 }
 #endif
+
+}  // namespace
 
 // out (chunks) float64; kind 0: float32, 1: float64, 2: int8, 3: bf16, which are -1 where
 // there is no such instruction. Each chunk runs `iterations` x 12 vector
