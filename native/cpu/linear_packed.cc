@@ -9,8 +9,7 @@
 namespace roots {
 #if defined(__AMX_BF16__)
 namespace avx512_bf16 {
-Status linear_packed(const Context& context, Tensor x, Tensor packed, OptionalTensor bias,
-                     OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation);
+decltype(ROOTS_ISA::linear_packed) linear_packed;  // for few rows
 }
 #endif
 namespace ROOTS_ISA {

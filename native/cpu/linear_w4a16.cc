@@ -21,8 +21,7 @@
 namespace roots {
 #if defined(__AMX_BF16__)
 namespace avx512_vnni {
-Status linear_w4a16(const Context& context, Tensor x, Tensor packed, OptionalTensor bias, OptionalTensor gate,
-                    OptionalTensor residual, Tensor out, int64_t group, int64_t activation);
+decltype(ROOTS_ISA::linear_w4a16) linear_w4a16;  // for few rows
 }
 #endif
 namespace ROOTS_ISA {

@@ -10,8 +10,7 @@
 namespace roots {
 #if defined(__AMX_INT8__)
 namespace avx512_vbmi2 {
-Status linear_w8a8_24(const Context& context, Tensor x, Tensor packed, Tensor scale, OptionalTensor bias,
-                      OptionalTensor gate, OptionalTensor residual, Tensor out, int64_t activation);
+decltype(ROOTS_ISA::linear_w8a8_24) linear_w8a8_24;  // for few rows
 }
 #endif
 namespace ROOTS_ISA {

@@ -54,7 +54,7 @@ double dot_chain(__m512i a, int64_t iterations, const Step& step) {
 template <bool Int8>
 double tile_chain(int64_t iterations) {
   constexpr int64_t kVectorsPerTile = 256;
-  // numbers as they come: multiplying zeros takes less power, so that the clock is higher
+  // numbers as they come, not zeros
   alignas(64) uint32_t numbers[256];
   uint32_t state = 1;
   for (uint32_t& pair : numbers) {

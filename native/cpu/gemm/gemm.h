@@ -539,7 +539,7 @@ Status gemm_packed(const Context& context, int64_t M, int64_t N, int64_t K, cons
   const int64_t a_panels = a_place.data ? 0 : m_tiles, b_panels = b_place.data ? 1 : n_tiles;
   // All blocks of K are packed, and then multiplied, at once where they stay in L3: each time all threads
   // wait for the slowest.
-  const int64_t panel_step = k_step / kGroup, a_block = a_panels * kRows * P::padded(panel_step),
+  const int64_t panel_step = k_step / kGroup, a_block = a_panels * kRows * panel_step,
                 b_block = b_panels * kColumns * panel_step;
   int64_t at_once = P::kAtOnce / (static_cast<int64_t>(sizeof(Packed)) * (a_block + b_block) + 1);
   at_once = at_once < 1 ? 1 : at_once < k_blocks ? at_once : k_blocks;
