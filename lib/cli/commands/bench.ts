@@ -38,7 +38,7 @@ function line(row: BenchRow, before: number | undefined): string {
     before === undefined
       ? ''
       : `  ${row.ms > before * tolerance ? 'SLOWER' : 'was'} ${before.toFixed(3)} ms`;
-  return `${row.kernel.padEnd(31)}${row.shape.padEnd(18)}${row.ms.toFixed(3).padStart(10)} ms${row.gflops.toFixed(1).padStart(10)} ${row.unit.padEnd(8)}${share.padStart(8)}${peers}${change}\n`;
+  return `${row.kernel.padEnd(30)} ${row.shape.padEnd(17)} ${row.ms.toFixed(3).padStart(10)} ms${row.gflops.toFixed(1).padStart(10)} ${row.unit.padEnd(8)}${share.padStart(8)}${peers}${change}\n`;
 }
 
 async function readBaseline(path: string | undefined): Promise<Baseline> {
