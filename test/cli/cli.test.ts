@@ -35,7 +35,7 @@ const measured = (...args: string[]): BenchResult => {
   expect(r.status).toBe(0);
   const result = JSON.parse(r.out) as BenchResult;
   expect(r.err.split('\n').slice(0, -1)).toEqual(
-    result.rows.map((row) => expect.stringContaining(`${row.kernel.padEnd(31)}${row.shape}`)),
+    result.rows.map((row) => expect.stringContaining(`${row.kernel.padEnd(30)} ${row.shape}`)),
   );
   return result;
 };
