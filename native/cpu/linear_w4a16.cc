@@ -28,7 +28,8 @@ namespace ROOTS_ISA {
 namespace {
 
 constexpr int64_t kPanel = PackedI4::kPanel, kBlock = PackedI4::kBlock;
-constexpr int64_t kAhead = 4096;  // bytes that a stream of weights is asked for ahead of its use
+constexpr int64_t kRowBytes = 512 * 1024;  // of x in a chunk
+constexpr int64_t kAhead = 4096;           // bytes that a stream of weights is asked for ahead of its use
 constexpr int64_t kQuad = 4, kQuads = kBlock / kQuad;  // inputs to a 32-bit lane
 #if defined(__AVX512VNNI__)
 constexpr int kRows = 8;  // of 32 registers: 8 of weights, 8 sums, 8 totals; with more, some move to memory
@@ -46,50 +47,48 @@ struct Block {
   int32_t shift[Rows];  // -8 sum of q
 };
 
-// max|x| as the bits of a float: compared as integers, positive floats have the same order and a NaN is above
-// all.
-ROOTS_INLINE int32_t largest_bits(const float* x, int64_t n) {
-  int32_t best = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    int32_t bits;
-    __builtin_memcpy(&bits, x + i, 4);
-    bits &= 0x7fffffff;
-    best = bits > best ? bits : best;
-  }
-  return best;
-}
+ROOTS_INLINE Vec<int32_t> larger_of(Vec<int32_t> a, Vec<int32_t> b) { return a.v > b.v ? a.v : b.v; }
 
 // Up to 32 elements of row `r`; the rest are zero. With a NaN or an infinity the scale is one.
 template <int Rows>
-ROOTS_INLINE void quantize_block(const float* x, int64_t n, int r, Block<Rows>& out) {
-  float values[kBlock] = {};
-  if (n >= kBlock)
-    __builtin_memcpy(values, x, sizeof values);
-  else
-    for (int64_t i = 0; i < n; ++i) values[i] = x[i];
-  const int32_t bits = largest_bits(values, kBlock);
+ROOTS_INLINE void quantize_block(const float* from, int64_t n, int r, Block<Rows>& out) {
+  using V = Vec<float>;
+  using I = Vec<int32_t>;
+  typedef int8_t Bytes __attribute__((vector_size(V::kWidth)));
+  constexpr int kVectors = static_cast<int>(kBlock) / V::kWidth;
+  V x[kVectors];
+  // max|x| as the bits of a float: compared as integers, positive floats have the same order and a NaN is
+  // above all
+  I best = I();
+  unrolled<kVectors>([&](auto j) ROOTS_INLINED {
+    const int64_t left = n - j * V::kWidth;
+    x[j] = left <= 0 ? V() : V::load_partial(from + j * V::kWidth, left < V::kWidth ? left : V::kWidth);
+    best = larger_of(best, I((I::Raw)abs(x[j]).v));
+  });
+  const int32_t bits = reduce_lanes(best, larger_of);
   float top;
   __builtin_memcpy(&top, &bits, 4);
   // below this the inverse would overflow
   const bool zero = top < 1e-34f;
-  const float inverse = zero ? 0.0f : 16256.0f / top;
-  int32_t q[kBlock];
-  uint32_t sum = 0;  // of nonsense when something is not finite
-  for (int64_t i = 0; i < kBlock; ++i) {
+  const V inverse(zero ? 0.0f : 16256.0f / top);
+  I sum = I();  // of nonsense when something is not finite
+  int8_t high[kBlock], low[kBlock];
+  unrolled<kVectors>([&](auto j) ROOTS_INLINED {
     // adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits
-    const float shifted = values[i] * inverse + 12582912.0f;
-    int32_t word;
-    __builtin_memcpy(&word, &shifted, 4);
-    q[i] = word - 0x4B400000;
-    sum += static_cast<uint32_t>(q[i]);
-  }
-  for (int64_t i = 0; i < kBlock; ++i) {
-    const int32_t high = (q[i] + 64) >> 7;
-    out.high[i / kQuad][r][i % kQuad] = static_cast<int8_t>(high);
-    out.low[i / kQuad][r][i % kQuad] = static_cast<int8_t>(q[i] - high * 128);
-  }
+    const I q((I::Raw)(x[j] * inverse + V(12582912.0f)).v - 0x4B400000);
+    const I h((q.v + 64) >> 7);
+    sum = sum + q;
+    const Bytes highs = __builtin_convertvector(h.v, Bytes);
+    const Bytes lows = __builtin_convertvector(q.v - h.v * 128, Bytes);
+    __builtin_memcpy(high + j * V::kWidth, &highs, sizeof highs);
+    __builtin_memcpy(low + j * V::kWidth, &lows, sizeof lows);
+  });
+  unrolled<kQuads>([&](auto quad) ROOTS_INLINED {
+    __builtin_memcpy(out.high[quad][r], high + quad * kQuad, kQuad);
+    __builtin_memcpy(out.low[quad][r], low + quad * kQuad, kQuad);
+  });
   out.scale[r] = zero ? 0.0f : top / 16256.0f;
-  out.shift[r] = static_cast<int32_t>(0u - 8u * sum);
+  out.shift[r] = static_cast<int32_t>(0u - 8u * static_cast<uint32_t>(horizontal_sum(sum)));
 }
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
@@ -136,50 +135,35 @@ ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w,
   using F = Vec<float>;
   using I = Vec<int32_t>;
   constexpr int kVectors = kPanel / F::kWidth;
-  unrolled<kVectors>([&](auto part) {
+  unrolled<kVectors>([&](auto part) ROOTS_INLINED {
     I sum[Rows];
 #if defined(__AVX512VNNI__)
     const __m512i mask = _mm512_set1_epi8(15);
-    if constexpr (Rows <= 3) {  // two chains a row, or each product would wait for the one before
-      __m512i high[Rows], low[Rows];
-      unrolled<Rows>([&](auto r) {
-        high[r] = _mm512_setzero_si512();
-        low[r] = _mm512_set1_epi32(x.shift[r]);
+    // two chains a row, or products would wait for those before them
+    __m512i high[Rows], low[Rows];
+    unrolled<Rows>([&](auto r) ROOTS_INLINED {
+      high[r] = _mm512_setzero_si512();
+      low[r] = _mm512_set1_epi32(x.shift[r]);
+    });
+    unrolled<kQuads>([&](auto quad) ROOTS_INLINED {
+      const __m512i bytes = _mm512_loadu_si512(w + quad / 2 * 64);
+      const __m512i nibbles = _mm512_and_si512(quad % 2 ? _mm512_srli_epi16(bytes, 4) : bytes, mask);
+      unrolled<Rows>([&](auto r) ROOTS_INLINED {
+        dot_quads(high[r], nibbles, x.high[quad][r]);
+        dot_quads(low[r], nibbles, x.low[quad][r]);
       });
-      unrolled<kQuads>([&](auto quad) {
-        const __m512i bytes = _mm512_loadu_si512(w + quad / 2 * 64);
-        const __m512i nibbles = _mm512_and_si512(quad % 2 ? _mm512_srli_epi16(bytes, 4) : bytes, mask);
-        unrolled<Rows>([&](auto r) {
-          dot_quads(high[r], nibbles, x.high[quad][r]);
-          dot_quads(low[r], nibbles, x.low[quad][r]);
-        });
-      });
-      unrolled<Rows>(
-          [&](auto r) { sum[r] = I((I::Raw)_mm512_add_epi32(_mm512_slli_epi32(high[r], 7), low[r])); });
-    } else {  // the sums of h, times 128, then those of l on top of them
-      __m512i acc[Rows], nibbles[kQuads];
-      unrolled<Rows>([&](auto r) { acc[r] = _mm512_setzero_si512(); });
-      unrolled<kQuads>([&](auto quad) {
-        const __m512i bytes = _mm512_loadu_si512(w + quad / 2 * 64);
-        nibbles[quad] = _mm512_and_si512(quad % 2 ? _mm512_srli_epi16(bytes, 4) : bytes, mask);
-        unrolled<Rows>([&](auto r) { dot_quads(acc[r], nibbles[quad], x.high[quad][r]); });
-      });
-      unrolled<Rows>([&](auto r) {
-        acc[r] = _mm512_add_epi32(_mm512_slli_epi32(acc[r], 7), _mm512_set1_epi32(x.shift[r]));
-      });
-      unrolled<kQuads>([&](auto quad) {
-        unrolled<Rows>([&](auto r) { dot_quads(acc[r], nibbles[quad], x.low[quad][r]); });
-      });
-      unrolled<Rows>([&](auto r) { sum[r] = I((I::Raw)acc[r]); });
-    }
+    });
+    unrolled<Rows>([&](auto r) ROOTS_INLINED {
+      sum[r] = I((I::Raw)_mm512_add_epi32(_mm512_slli_epi32(high[r], 7), low[r]));
+    });
 #elif defined(__AVX2__)
     // 16-bit sums: at most 8 quads of two products of 15 by 127
     typedef int16_t Halves __attribute__((vector_size(kVectorBytes)));
     Halves high[Rows] = {}, low[Rows] = {};
-    unrolled<kQuads>([&](auto quad) {
+    unrolled<kQuads>([&](auto quad) ROOTS_INLINED {
       const I bytes = I::load(reinterpret_cast<const int32_t*>(w + quad / 2 * 64) + part * I::kWidth);
       const I nibbles((quad % 2 ? bytes.v >> 4 : bytes.v) & 0x0f0f0f0f);
-      unrolled<Rows>([&](auto r) {
+      unrolled<Rows>([&](auto r) ROOTS_INLINED {
         int32_t h, l;
         __builtin_memcpy(&h, x.high[quad][r], 4);
         __builtin_memcpy(&l, x.low[quad][r], 4);
@@ -187,7 +171,7 @@ ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w,
         low[r] += (Halves)byte_pairs(nibbles, I(l)).v;
       });
     });
-    unrolled<Rows>([&](auto r) {
+    unrolled<Rows>([&](auto r) ROOTS_INLINED {
       const I h = pair_sums(I((I::Raw)high[r])), l = pair_sums(I((I::Raw)low[r]));
       sum[r] = I((h.v << 7) + l.v + x.shift[r]);
     });
@@ -203,7 +187,7 @@ ROOTS_INLINE void add_block(const Block<Rows>& x, const uint8_t* w,
         for (int r = 0; r < Rows; ++r) sum[r].v += weights * (x.high[quad][r][i] * 128 + x.low[quad][r][i]);
       }
 #endif
-    unrolled<Rows>([&](auto r) {
+    unrolled<Rows>([&](auto r) ROOTS_INLINED {
       const F product(__builtin_convertvector(sum[r].v, F::Raw));
       total[r][part] = fma(product, scale[part] * F(x.scale[r]), total[r][part]);
     });
@@ -223,17 +207,18 @@ ROOTS_INLINE void tile(const PackedI4& s, const Block<Rows>* x, const uint8_t* p
       panel += PackedI4::kLineBytes;
     }
     F scale[kVectors];
-    unrolled<kVectors>(
-        [&](auto part) { scale[part] = load_scales(line + g % 2 * PackedI4::kScaleBytes, part); });
+    unrolled<kVectors>([&](auto part) ROOTS_INLINED {
+      scale[part] = load_scales(line + g % 2 * PackedI4::kScaleBytes, part);
+    });
     const int64_t end = b + s.group_blocks < s.blocks ? b + s.group_blocks : s.blocks;
     for (; b < end; ++b, panel += PackedI4::kBlockBytes) {
       if constexpr (Rows <= 2)
-        unrolled<4>([&](auto line) { __builtin_prefetch(panel + kAhead + line * 64); });
+        unrolled<4>([&](auto line) ROOTS_INLINED { __builtin_prefetch(panel + kAhead + line * 64); });
       add_block<Rows>(x[b], panel, scale, total);
     }
   }
-  unrolled<Rows>([&](auto r) {
-    unrolled<kVectors>([&](auto part) { finish(int64_t{r}, int64_t{part}, total[r][part]); });
+  unrolled<Rows>([&](auto r) ROOTS_INLINED {
+    unrolled<kVectors>([&](auto part) ROOTS_INLINED { finish(int64_t{r}, int64_t{part}, total[r][part]); });
   });
 }
 
@@ -258,25 +243,25 @@ ROOTS_INLINE void wide_row(const PackedI4& s, const Block<1>* x, const uint8_t* 
       line = at;
       at += PackedI4::kLineBytes;
     }
-    unrolled<kParts>([&](auto n) {
+    unrolled<kParts>([&](auto n) ROOTS_INLINED {
       scale[n] =
           load_scales(panels + n / kVectors * stride + line + g % 2 * PackedI4::kScaleBytes, n % kVectors);
     });
     const int64_t end = b + s.group_blocks < s.blocks ? b + s.group_blocks : s.blocks;
     for (; b < end; ++b, at += PackedI4::kBlockBytes) {
       Halves high[kParts], low[kParts];
-      unrolled<kParts>([&](auto n) { high[n] = low[n] = Halves{}; });
+      unrolled<kParts>([&](auto n) ROOTS_INLINED { high[n] = low[n] = Halves{}; });
       const uint8_t* w = panels + at;
       // behind the end of its panel a stream goes on after the panels of the others
       const int64_t ahead = at + kAhead < stride ? kAhead : kAhead + (kWide - 1) * stride;
 #pragma GCC unroll 1
       for (int64_t piece = 0; piece < kQuads / 2; ++piece, w += 64) {
-        unrolled<2>([&](auto odd) {
+        unrolled<2>([&](auto odd) ROOTS_INLINED {
           int32_t h, l;
           __builtin_memcpy(&h, x[b].high[2 * piece + odd][0], 4);
           __builtin_memcpy(&l, x[b].low[2 * piece + odd][0], 4);
           const I hs(h), ls(l);
-          unrolled<kParts>([&](auto n) {
+          unrolled<kParts>([&](auto n) ROOTS_INLINED {
             const uint8_t* from = w + n / kVectors * stride + n % kVectors * I::kWidth * 4;
             if constexpr (odd == 0 && n % kVectors == 0) __builtin_prefetch(from + ahead);
             const I bytes = I::load(reinterpret_cast<const int32_t*>(from));
@@ -286,14 +271,15 @@ ROOTS_INLINE void wide_row(const PackedI4& s, const Block<1>* x, const uint8_t* 
           });
         });
       }
-      unrolled<kParts>([&](auto n) {
+      unrolled<kParts>([&](auto n) ROOTS_INLINED {
         const I sum((pair_sums(I((I::Raw)high[n])).v << 7) + pair_sums(I((I::Raw)low[n])).v + x[b].shift[0]);
         const F product(__builtin_convertvector(sum.v, F::Raw));
         total[n] = fma(product, scale[n] * F(x[b].scale[0]), total[n]);
       });
     }
   }
-  unrolled<kParts>([&](auto n) { finish(int64_t{n / kVectors}, int64_t{n % kVectors}, total[n]); });
+  unrolled<kParts>([&](auto n)
+                       ROOTS_INLINED { finish(int64_t{n / kVectors}, int64_t{n % kVectors}, total[n]); });
 }
 #endif
 
@@ -307,10 +293,10 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
       context.workspace(context.host, 6, static_cast<size_t>(tiles * s.blocks + 1) * sizeof(Block<Rows>)));
   CHECK(blocks != nullptr, "out of memory");
   // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
-  const int64_t tiles_per_chunk = ceil_div(65536, Rows * K + 1);
-  context.parallel_for(ceil_div(tiles, tiles_per_chunk), [&](int64_t chunk) {
-    const int64_t end = (chunk + 1) * tiles_per_chunk < tiles ? (chunk + 1) * tiles_per_chunk : tiles;
-    for (int64_t t = chunk * tiles_per_chunk; t < end; ++t)
+  const int64_t at_once = ceil_div(65536, Rows * K + 1);
+  context.parallel_for(ceil_div(tiles, at_once), [&](int64_t chunk) {
+    const int64_t end = (chunk + 1) * at_once < tiles ? (chunk + 1) * at_once : tiles;
+    for (int64_t t = chunk * at_once; t < end; ++t)
       for (int r = 0; r < Rows; ++r) {
         const int64_t row = t * Rows + r;
         for (int64_t b = 0; b < s.blocks; ++b)
@@ -318,16 +304,21 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
                                blocks[t * s.blocks + b]);
       }
   });
-  // A chunk is at least a quarter of a million multiply-adds: less is not worth waking a thread for.
-  const int64_t per_panel = tiles * Rows * K * kPanel + 1;
+  // A chunk is at most so many tiles as stay in L2, and at least a quarter of a million multiply-adds: less
+  // is not worth waking a thread for.
+  const int64_t in_cache = kRowBytes / (s.blocks * static_cast<int64_t>(sizeof(Block<Rows>)) + 1) + 1;
+  const int64_t tiles_per_chunk = ceil_div(tiles, ceil_div(tiles, in_cache));
+  const int64_t per_panel = tiles_per_chunk * Rows * K * kPanel + 1;
   const int64_t least = ceil_div(int64_t{1} << 18, per_panel);
   int64_t panels_per_chunk = ceil_div(int64_t{1} << 22, per_panel);
   const int64_t quarter = ceil_div(s.panels, 4);
   if (panels_per_chunk > quarter) panels_per_chunk = quarter > least ? quarter : least;
-  context.parallel_for(ceil_div(s.panels, panels_per_chunk), [&](int64_t chunk) {
-    const int64_t p0 = chunk * panels_per_chunk;
+  const int64_t row_chunks = ceil_div(tiles, tiles_per_chunk);
+  context.parallel_for(row_chunks * ceil_div(s.panels, panels_per_chunk), [&](int64_t chunk) {
+    const int64_t p0 = chunk / row_chunks * panels_per_chunk, t0 = chunk % row_chunks * tiles_per_chunk;
     const int64_t p1 = p0 + panels_per_chunk < s.panels ? p0 + panels_per_chunk : s.panels;
-    const auto store = [&](int64_t row, int64_t j, Vec<float> total) {
+    const int64_t t1 = t0 + tiles_per_chunk < tiles ? t0 + tiles_per_chunk : tiles;
+    const auto store = [&](int64_t row, int64_t j, Vec<float> total) ROOTS_INLINED {
       if (row >= M || j >= N) return;
       const int64_t m = N - j < W ? N - j : W;
       epilogue.finish(total, row * N + j, j, m).store_partial(out + row * N + j, m);
@@ -336,16 +327,17 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
 #if defined(ROOTS_WIDE_ROW)
     if constexpr (Rows == 1)
       for (; M == 1 && p + kWide <= p1; p += kWide)
-        wide_row(s, blocks, packed + p * s.panel_bytes(), [&](int64_t panel, int64_t part, Vec<float> total) {
-          store(0, (p + panel) * kPanel + part * W, total);
-        });
+        wide_row(s, blocks, packed + p * s.panel_bytes(),
+                 [&](int64_t panel, int64_t part, Vec<float> total)
+                     ROOTS_INLINED { store(0, (p + panel) * kPanel + part * W, total); });
 #endif
-    for (; p < p1; ++p)
-      for (int64_t t = 0; t < tiles; ++t)
+    // a tile stays in L1 while the panels of the chunk pass by
+    const int64_t first = p;
+    for (int64_t t = t0; t < t1; ++t)
+      for (p = first; p < p1; ++p)
         tile<Rows>(s, blocks + t * s.blocks, packed + p * s.panel_bytes(),
-                   [&](int64_t r, int64_t part, Vec<float> total) {
-                     store(t * Rows + r, p * kPanel + part * W, total);
-                   });
+                   [&](int64_t r, int64_t part, Vec<float> total)
+                       ROOTS_INLINED { store(t * Rows + r, p * kPanel + part * W, total); });
   });
   return nullptr;
 }
@@ -480,7 +472,7 @@ struct PackWidened {
     using V = Vec<float>;
     using I = Vec<int32_t>;
     constexpr int64_t kColumns = kTileColumns<float>;
-    unrolled<kTileVectors>([&](auto v) {
+    unrolled<kTileVectors>([&](auto v) ROOTS_INLINED {
       const int64_t n = first + j0 + v * V::kWidth;
       float* to = out + v * V::kWidth;
       if (n / kPanel >= shape.panels) {  // a tile may reach beyond the last panel

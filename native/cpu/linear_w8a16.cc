@@ -34,17 +34,17 @@ ROOTS_INLINE void widen_dot(const float* x, int64_t k, const int8_t* panel, floa
   // sixteen outputs at a time: eight sums of two outputs
   for (int half = 0; half < 2; ++half) {
     __m256 sums[8];
-    unrolled<8>([&](auto j) { sums[j] = _mm256_setzero_ps(); });
+    unrolled<8>([&](auto j) ROOTS_INLINED { sums[j] = _mm256_setzero_ps(); });
     for (int64_t q = 0; q < quads; ++q) {
       const __m256 a = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(x + q * 4));
       const int8_t* line = panel + q * 128 + half * 64;
       __builtin_prefetch(line + kAhead);
-      unrolled<8>([&](auto j) {
+      unrolled<8>([&](auto j) ROOTS_INLINED {
         const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(line + j * 8));
         sums[j] = _mm256_fmadd_ps(a, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), sums[j]);
       });
     }
-    unrolled<8>([&](auto j) { _mm256_storeu_ps(acc + half * 64 + j * 8, sums[j]); });
+    unrolled<8>([&](auto j) ROOTS_INLINED { _mm256_storeu_ps(acc + half * 64 + j * 8, sums[j]); });
   }
 #else
   for (int64_t q = 0; q < quads; ++q)

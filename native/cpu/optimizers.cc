@@ -156,15 +156,21 @@ void lion_typed(const Context& context, const TensorList& params, const TensorLi
 
 template <class T>
 double squares(const T* p, int64_t from, int64_t to) {
-  double lanes[8] = {};
+  using V = Vec<double>;
+  constexpr int64_t W = V::kWidth;
+  typedef T Narrow __attribute__((vector_size(W * sizeof(T))));
+  V sum[4] = {};  // side by side, or each addition would wait for the one before
   int64_t i = from;
-  for (; i + 8 <= to; i += 8)
-    for (int j = 0; j < 8; ++j) {
-      const double value = static_cast<double>(p[i + j]);
-      lanes[j] += value * value;
-    }
-  for (; i < to; ++i) lanes[0] += static_cast<double>(p[i]) * static_cast<double>(p[i]);
-  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+  for (; i + 4 * W <= to; i += 4 * W)
+    unrolled<4>([&](auto j) ROOTS_INLINED {
+      Narrow x;
+      __builtin_memcpy(&x, p + i + j * W, sizeof x);
+      const V value(__builtin_convertvector(x, V::Raw));
+      sum[j] = fma(value, value, sum[j]);
+    });
+  double rest = 0;
+  for (; i < to; ++i) rest += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+  return horizontal_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
 // Sum of squares in double: partial sums per chunk, added in order. False: out of memory.

@@ -62,12 +62,12 @@ double tile_chain(int64_t iterations) {
     pair = Int8 ? state : 0x3f003f00u | (state & 0x80ff80ffu);  // bf16: -1 to -0.5 and 0.5 to 1
   }
   TileRegisters registers;
-  unrolled<4>([&](auto t) {
+  unrolled<4>([&](auto t) ROOTS_INLINED {
     tile_zero<t>();
     tile_load<t + 4>(numbers, 64);
   });
   for (int64_t i = 0; i < iterations * 12 / kVectorsPerTile; i += 4)
-    unrolled<4>([&](auto t) {
+    unrolled<4>([&](auto t) ROOTS_INLINED {
       if constexpr (Int8)
         tile_dot_i8<t, 4 + t / 2, 6 + t % 2>();
       else

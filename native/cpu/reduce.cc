@@ -162,12 +162,13 @@ ROOTS_INLINE void add_rows(const RowAt& row_at, int64_t r0, int64_t rows, int64_
   int64_t c = 0;
   for (; c + kVectors * kWidth <= columns; c += kVectors * kWidth) {
     V acc[kVectors];
-    unrolled<kVectors>([&](auto k) { acc[k] = V(Op::template identity<T>()); });
+    unrolled<kVectors>([&](auto k) ROOTS_INLINED { acc[k] = V(Op::template identity<T>()); });
     for (int64_t r = r0; r < r0 + rows; ++r) {
       const T* p = row_at(r) + c;
-      unrolled<kVectors>([&](auto k) { acc[k] = Op::combine(acc[k], V::load(p + k * kWidth)); });
+      unrolled<kVectors>([&](auto k)
+                             ROOTS_INLINED { acc[k] = Op::combine(acc[k], V::load(p + k * kWidth)); });
     }
-    unrolled<kVectors>([&](auto k) { acc[k].store(out + c + k * kWidth); });
+    unrolled<kVectors>([&](auto k) ROOTS_INLINED { acc[k].store(out + c + k * kWidth); });
   }
   for (; c < columns; c += kWidth) {
     const int64_t m = columns - c < kWidth ? columns - c : kWidth;

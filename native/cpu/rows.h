@@ -52,7 +52,7 @@ ROOTS_INLINE int64_t sum_vectors(int64_t n, Vec<T>* total, const F& f) {
   V s[4] = {};
   int64_t i = 0;
   for (; i + 4 * W <= n; i += 4 * W)
-    unrolled<4>([&](auto j) { s[j] = s[j] + f(i + decltype(j)::value * W); });
+    unrolled<4>([&](auto j) ROOTS_INLINED { s[j] = s[j] + f(i + decltype(j)::value * W); });
   for (; i + W <= n; i += W) s[0] = s[0] + f(i);
   *total = (s[0] + s[1]) + (s[2] + s[3]);
   return i;
@@ -68,7 +68,7 @@ ROOTS_INLINE T row_max(const T* x, int64_t n) {
   V fast[4] = {lowest, lowest, lowest, lowest}, sum[4] = {};
   int64_t i = 0;
   for (; i + 4 * W <= n; i += 4 * W)
-    unrolled<4>([&](auto j) {
+    unrolled<4>([&](auto j) ROOTS_INLINED {
       const V v = V::load(x + i + decltype(j)::value * W);
       fast[j] = larger(fast[j], v);
       sum[j] = sum[j] + v;

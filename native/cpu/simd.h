@@ -317,7 +317,7 @@ ROOTS_INLINE Vec<T> exp(Vec<T> x) {
 template <class T>
 ROOTS_INLINE Vec<T> iota() {
   Vec<T> r;
-  unrolled<Vec<T>::kWidth>([&](auto i) { r.v[decltype(i)::value] = T(decltype(i)::value); });
+  unrolled<Vec<T>::kWidth>([&](auto i) ROOTS_INLINED { r.v[decltype(i)::value] = T(decltype(i)::value); });
   return r;
 }
 

@@ -23,6 +23,7 @@ const shapes = [
   [40, 130, 129],
   [100, 70, 129],
   [97, 35, 1500],
+  [190, 20, 2000], // more rows than a chunk has
 ] as const;
 
 describe('int4 weights in groups (G07)', () => {

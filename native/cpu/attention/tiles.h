@@ -31,16 +31,17 @@ void block_tile_rows(int64_t depth, const typename P::Packed* __restrict a,
   V acc[Rows * kTileVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     decltype(P::load(b)) bk[kTileVectors];
-    unrolled<kTileVectors>([&](auto j) { bk[j] = P::load(b + j * W); });
-    unrolled<Rows>([&](auto i) {
+    unrolled<kTileVectors>([&](auto j) ROOTS_INLINED { bk[j] = P::load(b + j * W); });
+    unrolled<Rows>([&](auto i) ROOTS_INLINED {
       const auto ai = P::broadcast(a[i * RowStride]);
-      unrolled<kTileVectors>(
-          [&](auto j) { acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]); });
+      unrolled<kTileVectors>([&](auto j) ROOTS_INLINED {
+        acc[i * kTileVectors + j] = P::multiply_add(ai, bk[j], acc[i * kTileVectors + j]);
+      });
     });
     a += DepthStride;
     b += ldb;
   }
-  unrolled<Rows * kTileVectors>([&](auto n) {
+  unrolled<Rows * kTileVectors>([&](auto n) ROOTS_INLINED {
     constexpr int i = decltype(n)::value / kTileVectors, j = decltype(n)::value % kTileVectors;
     typename P::Value* p = c + i * ldc + j * W;
     (first ? acc[n] : acc[n] + V::load(p)).store(p);
@@ -192,7 +193,7 @@ ROOTS_INLINE T weights_of(T* row, int64_t padded, T exponent, T top) {
   V sum[4] = {};
   int64_t j = 0;
   for (; j + 4 * V::kWidth <= padded; j += 4 * V::kWidth)
-    unrolled<4>([&](auto q) {
+    unrolled<4>([&](auto q) ROOTS_INLINED {
       const V e = exp2(fma(V::load(row + j + q * V::kWidth), c, s));
       e.store(row + j + q * V::kWidth);
       sum[q] = sum[q] + e;

@@ -341,11 +341,12 @@ ROOTS_INLINE void dot_tile(const typename D::Row* const* rows, const typename D:
   V acc[W] = {};
   auto step = [&](int64_t k, int64_t n) {
     decltype(D::load(rows[0], 0)) x[Rows];
-    unrolled<Rows>([&](auto i) { x[i] = D::load(rows[i] + k, n); });
-    unrolled<kColumns>([&](auto j) {
+    unrolled<Rows>([&](auto i) ROOTS_INLINED { x[i] = D::load(rows[i] + k, n); });
+    unrolled<kColumns>([&](auto j) ROOTS_INLINED {
       const auto y = D::load(columns[j] + k, n);
-      unrolled<Rows>(
-          [&](auto i) { acc[i * kColumns + j] = D::multiply_add(x[i], y, acc[i * kColumns + j]); });
+      unrolled<Rows>([&](auto i) ROOTS_INLINED {
+        acc[i * kColumns + j] = D::multiply_add(x[i], y, acc[i * kColumns + j]);
+      });
     });
   };
   int64_t k = 0;
@@ -404,7 +405,7 @@ void dot_row(const typename D::Row* a, const typename D::Column* b, int64_t ldb,
       V acc[kSums] = {};
       int64_t k = 0;
       for (; k + kSums * kStep <= depth; k += kSums * kStep)
-        unrolled<kSums>([&](auto u) {
+        unrolled<kSums>([&](auto u) ROOTS_INLINED {
           acc[u] = D::multiply_add(D::load(a + k + u * kStep, kStep), D::load(column + k + u * kStep, kStep),
                                    acc[u]);
         });

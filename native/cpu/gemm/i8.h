@@ -62,10 +62,10 @@ template <int Rows, class Load>
 ROOTS_INLINE void vnni_tile(int64_t quads, const Activation8* a, int64_t stride, const Load& load,
                             const int32_t* sums, int32_t (*out)[kPanel]) {
   __m512i low[Rows], high[Rows];
-  unrolled<Rows>([&](auto r) { low[r] = high[r] = _mm512_setzero_si512(); });
+  unrolled<Rows>([&](auto r) ROOTS_INLINED { low[r] = high[r] = _mm512_setzero_si512(); });
   for (int64_t q = 0; q < quads; ++q, a += stride) {
     const __m512i b0 = load(q, 0), b1 = load(q, 1);
-    unrolled<Rows>([&](auto r) {
+    unrolled<Rows>([&](auto r) ROOTS_INLINED {
       int32_t quad;
       __builtin_memcpy(&quad, a + r * kQuad, 4);
       const __m512i x = _mm512_set1_epi32(quad);
@@ -75,7 +75,7 @@ ROOTS_INLINE void vnni_tile(int64_t quads, const Activation8* a, int64_t stride,
   }
   const __m512i s0 = _mm512_slli_epi32(_mm512_loadu_si512(sums), 7);
   const __m512i s1 = _mm512_slli_epi32(_mm512_loadu_si512(sums + 16), 7);
-  unrolled<Rows>([&](auto r) {
+  unrolled<Rows>([&](auto r) ROOTS_INLINED {
     _mm512_storeu_si512(out[r], _mm512_sub_epi32(low[r], s0));
     _mm512_storeu_si512(out[r] + 16, _mm512_sub_epi32(high[r], s1));
   });
@@ -130,7 +130,7 @@ ROOTS_INLINE void i8_tile(int64_t quads, const Activation8* a, int64_t stride, c
   constexpr int kVectors = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
   for (int64_t from = 0; from < kPanel; from += 4 * kVectors) {
     __m256i acc[Rows * kVectors];
-    unrolled<Rows * kVectors>([&](auto n) { acc[n] = _mm256_setzero_si256(); });
+    unrolled<Rows * kVectors>([&](auto n) ROOTS_INLINED { acc[n] = _mm256_setzero_si256(); });
     const Activation8* x = a;
     const int64_t strip_size = quads * kStrip * kQuad;
     const int16_t* wide = reinterpret_cast<const int16_t*>(panel) + from / kStrip * strip_size;
@@ -147,24 +147,26 @@ ROOTS_INLINE void i8_tile(int64_t quads, const Activation8* a, int64_t stride, c
       };
       if constexpr (Rows <= 2) {
         __m256i rows[Rows];
-        unrolled<Rows>([&](auto r) { rows[r] = broadcast_quad(x + r * kQuad); });
-        unrolled<kVectors>([&](auto j) {
+        unrolled<Rows>([&](auto r) ROOTS_INLINED { rows[r] = broadcast_quad(x + r * kQuad); });
+        unrolled<kVectors>([&](auto j) ROOTS_INLINED {
           const __m256i w = weights(j);
-          unrolled<Rows>(
-              [&](auto r) { acc[r * kVectors + j] = dot_pairs(acc[r * kVectors + j], rows[r], w); });
+          unrolled<Rows>([&](auto r) ROOTS_INLINED {
+            acc[r * kVectors + j] = dot_pairs(acc[r * kVectors + j], rows[r], w);
+          });
         });
       } else {
         __m256i w[kVectors];
-        unrolled<kVectors>([&](auto j) { w[j] = weights(j); });
-        unrolled<Rows>([&](auto r) {
+        unrolled<kVectors>([&](auto j) ROOTS_INLINED { w[j] = weights(j); });
+        unrolled<Rows>([&](auto r) ROOTS_INLINED {
           const __m256i v = broadcast_quad(x + r * kQuad);
-          unrolled<kVectors>(
-              [&](auto j) { acc[r * kVectors + j] = dot_pairs(acc[r * kVectors + j], v, w[j]); });
+          unrolled<kVectors>([&](auto j) ROOTS_INLINED {
+            acc[r * kVectors + j] = dot_pairs(acc[r * kVectors + j], v, w[j]);
+          });
         });
       }
     }
     // each output has two sums side by side
-    unrolled<Rows * kVectors / 2>([&](auto n) {
+    unrolled<Rows * kVectors / 2>([&](auto n) ROOTS_INLINED {
       constexpr int r = decltype(n)::value / (kVectors / 2), j = decltype(n)::value % (kVectors / 2) * 2;
       const __m256i joined = _mm256_hadd_epi32(acc[r * kVectors + j], acc[r * kVectors + j + 1]);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[r] + from + j * 4),
@@ -193,9 +195,10 @@ ROOTS_INLINE void i8_tile(int64_t quads, const Activation8* a, int64_t stride, c
 // Sums of up to kI8Rows rows of a tile against one panel.
 template <int Pairs>
 ROOTS_INLINE void amx_tile(int64_t quads, const Activation8* a, const int8_t* panel, int32_t (*out)[kPanel]) {
-  unrolled<2 * Pairs>([&](auto t) { tile_zero<t>(); });
+  unrolled<2 * Pairs>([&](auto t) ROOTS_INLINED { tile_zero<t>(); });
   tile_products<Pairs, true>(quads, a, panel);
-  unrolled<2 * Pairs>([&](auto t) { tile_store<t>(out[t / 2 * kTileSide] + t % 2 * kTileSide, kPanel * 4); });
+  unrolled<2 * Pairs>(
+      [&](auto t) ROOTS_INLINED { tile_store<t>(out[t / 2 * kTileSide] + t % 2 * kTileSide, kPanel * 4); });
 }
 // `height` rows, 16 or 32; there are no sums to undo.
 ROOTS_INLINE void i8_tile_dispatch(int64_t, int64_t quads, const Activation8* a, int64_t height,
@@ -314,9 +317,9 @@ ROOTS_INLINE float quantize_row(const float* x0, int64_t k, int64_t padded, uint
     top = bits > top ? bits : top;
   };
   for (; i + 4 * V::kWidth <= k; i += 4 * V::kWidth)
-    unrolled<4>([&](auto j) { take(best[j], V::load(x0 + i + j * V::kWidth)); });
+    unrolled<4>([&](auto j) ROOTS_INLINED { take(best[j], V::load(x0 + i + j * V::kWidth)); });
   for (; i < k; i += V::kWidth) take(best[0], V::load_partial(x0 + i, k - i < V::kWidth ? k - i : V::kWidth));
-  unrolled<3>([&](auto j) { best[0] = best[j + 1] > best[0] ? best[j + 1] : best[0]; });
+  unrolled<3>([&](auto j) ROOTS_INLINED { best[0] = best[j + 1] > best[0] ? best[j + 1] : best[0]; });
   int32_t bits = 0;
   for (int j = 0; j < V::kWidth; ++j) bits = best[0][j] > bits ? best[0][j] : bits;
   float top;
