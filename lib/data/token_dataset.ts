@@ -108,16 +108,18 @@ export class TokenDataset implements Dataset<TokenBatch> {
     const room = this.tokens - 1 - this.length * context;
     const shift = this.#shift && epoch > 0 ? mix(epoch, 0x51ed) % (room + 1) : 0;
     const rows = indices.length;
-    const window = new Int32Array(context + 1);
     const inputIds = new Int32Array(rows * context);
     const targets = new Int32Array(rows * context);
-    for (const [row, index] of indices.entries()) {
-      if (!(index >= 0 && index < this.length))
-        throw new DataError(`TokenDataset: no sample ${index}; there are ${this.length}`);
-      await this.#ids.read(this.#from + index * context + shift, context + 1, window, 0);
-      inputIds.set(window.subarray(0, context), row * context);
-      targets.set(window.subarray(1), row * context);
-    }
+    await Promise.all(
+      indices.map(async (index, row) => {
+        if (!(index >= 0 && index < this.length))
+          throw new DataError(`TokenDataset: no sample ${index}; there are ${this.length}`);
+        const window = new Int32Array(context + 1);
+        await this.#ids.read(this.#from + index * context + shift, context + 1, window, 0);
+        inputIds.set(window.subarray(0, context), row * context);
+        targets.set(window.subarray(1), row * context);
+      }),
+    );
     return { inputIds, targets, rows, width: context };
   }
 

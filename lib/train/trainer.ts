@@ -46,6 +46,7 @@ import { csvLogger, jsonlLogger, tensorboardLogger } from './loggers.js';
 import type { Logger, Metrics } from './loggers.js';
 import type { Objective } from './objectives.js';
 import { ProgressLine } from './progress_line.js';
+import { ReadAhead } from './read_ahead.js';
 
 /** A run ended by SIGTERM or SIGINT, complete with a checkpoint, should exit with this code (EX_TEMPFAIL: try again). */
 export const interruptedExitCode = 75;
@@ -175,6 +176,7 @@ export class Trainer<M extends Module, B, E = B> {
   readonly #parameters: readonly Tensor[];
   readonly #callbacks: readonly TrainerCallback[];
   readonly #control: TrainerControl = { stop: false, save: false, evaluate: false };
+  readonly #data: ReadAhead<B>;
   #loggers: Logger[] = [];
   #progress: ProgressLine | null = null;
   #signal: NodeJS.Signals | null = null;
@@ -196,6 +198,7 @@ export class Trainer<M extends Module, B, E = B> {
       ((model, folder) => saveModelFolder(model, folder, options.tokenizer?.files));
     this.#callbacks = options.callbacks ?? [];
     if (options.trainDataset.length < 1) throw new OptionError('Trainer: trainDataset is empty');
+    this.#data = new ReadAhead(options.trainDataset);
     const { args } = this;
     if (!options.evalDataset && args.evalStrategy !== 'no')
       throw new OptionError(
@@ -247,6 +250,7 @@ export class Trainer<M extends Module, B, E = B> {
       return await this.#run();
     } finally {
       this.#progress?.end();
+      await this.#data.settled();
       for (const logger of this.#loggers) await logger.close?.();
       this.#loggers = [];
       this.model.eval();
@@ -269,14 +273,17 @@ export class Trainer<M extends Module, B, E = B> {
     let sum = 0;
     let count = 0;
     const size = this.args.perDeviceEvalBatchSize;
+    const batches = new ReadAhead(data);
+    const indices = (at: number): number[] =>
+      Array.from({ length: Math.min(size, data.length - at) }, (_, i) => at + i);
     try {
       for (let at = 0; at < data.length; at += size) {
-        const indices = Array.from({ length: Math.min(size, data.length - at) }, (_, i) => at + i);
-        const batch = await data.get(indices, 0);
+        const batch = await batches.get(indices(at), 0);
         const { loss, count: n } = tidy(() =>
           noGrad(() => this.#inPrecision(() => objective.loss(this.model, batch))),
         );
         try {
+          if (at + size < data.length) batches.expect(indices(at + size), 0);
           sum += (await loss.item()) * n;
         } finally {
           loss.dispose();
@@ -285,6 +292,7 @@ export class Trainer<M extends Module, B, E = B> {
         this.#progress?.note(`evaluating ${Math.round((100 * at) / data.length)} %`);
       }
     } finally {
+      await batches.settled();
       this.model.train(training);
     }
     const evalLoss = sum / count;
@@ -428,16 +436,26 @@ export class Trainer<M extends Module, B, E = B> {
     this.state.position = 0;
   }
 
-  /** The sample indices of the next batch, or fewer at the end of an epoch. */
-  #nextIndices(): number[] {
-    const { state, args } = this;
+  /** The sample indices of the batch at a position, fewer at the end of an epoch. */
+  #indices(position: number, epoch: number): number[] {
+    const { args } = this;
     const n = this.#o.trainDataset.length;
-    const count = Math.min(args.perDeviceTrainBatchSize, n - state.position);
-    const indices = Array.from({ length: count }, (_, i) =>
-      permuted(state.position + i, n, args.seed, state.epoch),
-    );
-    state.position += count;
-    return indices;
+    const count = Math.min(args.perDeviceTrainBatchSize, n - position);
+    return Array.from({ length: count }, (_, i) => permuted(position + i, n, args.seed, epoch));
+  }
+
+  async #nextBatch(): Promise<B> {
+    const { state } = this;
+    const indices = this.#indices(state.position, state.epoch);
+    state.position += indices.length;
+    return this.#data.get(indices, state.epoch);
+  }
+
+  #expectNextBatch(): void {
+    const { position, epoch } = this.state;
+    const next = position >= this.#o.trainDataset.length;
+    const [at, of] = next ? [0, epoch + 1] : [position, epoch];
+    this.#data.expect(this.#indices(at, of), of);
   }
 
   /** One optimizer step. Nothing changes when anything in it is not finite. */
@@ -451,7 +469,7 @@ export class Trainer<M extends Module, B, E = B> {
     const { device } = this.#parameters[0]!;
     for (let micro = 0; micro < args.gradientAccumulationSteps; micro++) {
       if (state.position >= this.#o.trainDataset.length) break;
-      const batch = await this.#o.trainDataset.get(this.#nextIndices(), state.epoch);
+      const batch = await this.#nextBatch();
       tokens += this.#objective.tokens(batch);
       losses.push(
         tidy(() =>
@@ -463,6 +481,8 @@ export class Trainer<M extends Module, B, E = B> {
           }),
         ),
       );
+      if (state.step + 1 < state.maxSteps || micro + 1 < args.gradientAccumulationSteps)
+        this.#expectNextBatch();
     }
     const scale = gradientScale(this.#parameters, {
       maxNorm: args.maxGradNorm,
@@ -472,8 +492,11 @@ export class Trainer<M extends Module, B, E = B> {
     try {
       asGraph(device, 'update', () => optimizer.step({ scale }));
       optimizer.zeroGrad();
-      const values = await Promise.all(losses.map((l) => l.item()));
-      const { norm, finite } = await scale.read();
+      // all at once: each wait is a way to the other thread and back
+      const [{ norm, finite }, ...values] = await Promise.all([
+        scale.read(),
+        ...losses.map((l) => l.item()),
+      ]);
       const loss = values.reduce((a, b) => a + b, 0) / values.length;
       if (finite) {
         state.step++;
