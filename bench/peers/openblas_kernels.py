@@ -65,4 +65,6 @@ symbol("openblas_set_num_threads")(ctypes.c_int(threads))
 config = symbol("openblas_get_config")
 config.restype = ctypes.c_char_p
 version = next((w for w in config().decode().split() if w[0].isdigit()), "unknown")
-serve("openblas", version, f"{threads} threads, cblas_sgemm of {os.path.basename(PATH)}", prepare)
+core = symbol("openblas_get_corename")
+core.restype = ctypes.c_char_p
+serve("openblas", version, f"{threads} threads, cblas_sgemm of {os.path.basename(PATH)}, kernels {core().decode()}", prepare)

@@ -44,6 +44,17 @@ export interface PeerInfo {
 const settleMs = 30;
 const startMs = 60_000;
 
+/** What would keep a library from the kernels that it chooses for the processor. */
+const asItChooses = {
+  OPENBLAS_CORETYPE: undefined,
+  OPENBLAS_L2_SIZE: undefined,
+  MKL_ENABLE_INSTRUCTIONS: undefined,
+  MKL_CBWR: undefined,
+  DNNL_MAX_CPU_ISA: undefined,
+  ONEDNN_MAX_CPU_ISA: undefined,
+  ATEN_CPU_CAPABILITY: undefined,
+};
+
 export class Peer {
   readonly info: PeerInfo;
   readonly #process: ChildProcessWithoutNullStreams;
@@ -72,6 +83,7 @@ export class Peer {
     const child = spawn(program, [script, String(threads)], {
       env: {
         ...process.env,
+        ...asItChooses,
         // nothing is written into the package
         PYTHONDONTWRITEBYTECODE: '1',
         OMP_NUM_THREADS: String(threads),
