@@ -142,6 +142,11 @@ describe('native/', () => {
           expect(m[1], file).toMatch(/^(core|cuda)\/|^kernels\.def$|^test\/cuda_emulator\.h$/);
     }
   });
+  it('inlines the lambdas of unrolled loops early, or arrays they capture live in memory', () => {
+    for (const path of files('native/cpu', /\.(cc|h)$/))
+      for (const [lambda] of read(path).matchAll(/unrolled<[^;{}]*?>\(\s*\[&\][^{]*\{/g))
+        expect(lambda, path).toContain('ROOTS_INLINED');
+  });
   it('never aborts the process', () => {
     for (const file of files('native', /\.(cc|h|cu|cuh)$/))
       if (!file.startsWith('native/test/'))

@@ -4,7 +4,7 @@
 export interface Dataset<B> {
   /** Samples per epoch. */
   readonly length: number;
-  /** The samples with these indices. The epoch may change what an index means (another offset into a text), reproducibly. */
+  /** The samples with these indices, asked for up to one batch before they are used. The epoch may change what an index means (another offset into a text), reproducibly. */
   get(indices: readonly number[], epoch: number): B | Promise<B>;
   /** Changes when the data change: a resumed run compares it. */
   readonly fingerprint: string;

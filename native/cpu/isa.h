@@ -8,5 +8,6 @@
 #endif
 
 #define ROOTS_INLINE inline __attribute__((always_inline))
-// After the parameters of a lambda.
+// After the parameters of a lambda: it is inlined before the compiler decides which arrays live in registers;
+// later, arrays that it captures stay in memory, and every change to them is a store.
 #define ROOTS_INLINED __attribute__((always_inline))

@@ -292,8 +292,8 @@ Status multiply(const Context& context, const PackedI4& s, int64_t M, int64_t N,
   auto* blocks = static_cast<Block<Rows>*>(
       context.workspace(context.host, 6, static_cast<size_t>(tiles * s.blocks + 1) * sizeof(Block<Rows>)));
   CHECK(blocks != nullptr, "out of memory");
-  // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
-  const int64_t at_once = ceil_div(65536, Rows * K + 1);
+  // about 16 Ki elements per chunk, so that a few rows are quantized without waking a thread
+  const int64_t at_once = ceil_div(16384, Rows * K + 1);
   context.parallel_for(ceil_div(tiles, at_once), [&](int64_t chunk) {
     const int64_t end = (chunk + 1) * at_once < tiles ? (chunk + 1) * at_once : tiles;
     for (int64_t t = chunk * at_once; t < end; ++t)

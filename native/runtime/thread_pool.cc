@@ -34,6 +34,28 @@ int default_threads() {
   return n > 0 ? static_cast<int>(n) : 1;
 }
 
+// The core that runs this thread, or -1.
+inline int own_cpu() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves this thread to another core than `cpu`, where `threads` may have one each, and leaves it free to move
+// again.
+void leave_cpu([[maybe_unused]] int cpu, [[maybe_unused]] int threads) {
+#if defined(__linux__)
+  cpu_set_t all;
+  if (sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < threads) return;
+  cpu_set_t others = all;
+  CPU_CLR(static_cast<size_t>(cpu), &others);
+  if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
+    sched_setaffinity(0, sizeof all, &all);
+#endif
+}
+
 }  // namespace
 
 ThreadPool& ThreadPool::instance() {
@@ -83,6 +105,9 @@ void ThreadPool::work(int index) {
     auto deadline = std::chrono::steady_clock::now() + kSpinTime;
     for (int spins = 0;; ++spins) {
       if (index < threads() - 1 && join_job(&seen)) {
+        // A woken worker is often put behind its caller, and stays there for 10 ms and more beside an idle
+        // core.
+        if (cpu_ >= 0 && own_cpu() == cpu_) leave_cpu(cpu_, threads());
         take_chunks(index + 1);
         state_.fetch_sub(2, std::memory_order_acq_rel);
         deadline = std::chrono::steady_clock::now() + kSpinTime;
@@ -108,6 +133,7 @@ void ThreadPool::run(int64_t chunks, void (*body)(void*, int64_t), void* argumen
   }
   body_ = body;
   argument_ = argument;
+  cpu_ = own_cpu();
   slots_ = static_cast<int>(std::min<int64_t>(threads(), chunks));
   for (int slot = 0; slot < slots_; ++slot) {
     Range& range = ranges_[static_cast<size_t>(slot)];

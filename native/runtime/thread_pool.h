@@ -41,6 +41,7 @@ class ThreadPool {
   };
   std::unique_ptr<Range[]> ranges_;
   int slots_ = 0;  // of the job: ranges in use
+  int cpu_ = -1;   // of the job: where its caller ran when it began
   void (*body_)(void*, int64_t) = nullptr;
   void* argument_ = nullptr;
 

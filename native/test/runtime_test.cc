@@ -6,6 +6,9 @@
 #include <cstdlib>
 #include <thread>
 #include <vector>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include "runtime/allocator.h"
 #include "runtime/backends.h"
@@ -128,6 +131,36 @@ void pool() {
   EXPECT(total == 4 * 500 * 8);
 }
 
+#if defined(__linux__)
+// Workers leave the core of their caller, and stay free to run anywhere.
+void cores() {
+  auto& pool = roots::ThreadPool::instance();
+  pool.set_threads(2);
+  struct Job {
+    cpu_set_t all;
+    std::thread::id caller = std::this_thread::get_id();
+    std::atomic<int> bound{0};
+  } job;
+  EXPECT(sched_getaffinity(0, sizeof job.all, &job.all) == 0);
+  cpu_set_t here;
+  CPU_ZERO(&here);
+  CPU_SET(static_cast<size_t>(sched_getcpu()), &here);
+  EXPECT(sched_setaffinity(0, sizeof here, &here) == 0);
+  for (int round = 0; round < 2000; ++round)
+    pool.run(
+        8,
+        [](void* argument, int64_t) {
+          auto* j = static_cast<Job*>(argument);
+          cpu_set_t own;
+          if (std::this_thread::get_id() == j->caller) return;
+          if (sched_getaffinity(0, sizeof own, &own) != 0 || !CPU_EQUAL(&own, &j->all)) j->bound.fetch_add(1);
+        },
+        &job);
+  EXPECT(job.bound == 0);
+  EXPECT(sched_setaffinity(0, sizeof job.all, &job.all) == 0);
+}
+#endif
+
 class Count final : public roots::Task {
  public:
   Count(std::vector<int>* order, int id, const char* error) : order_(order), id_(id), error_(error) {}
@@ -170,6 +203,9 @@ int main() {
   external_memory();
   allocator();
   pool();
+#if defined(__linux__)
+  cores();
+#endif
   stream();
   if (g_failures == 0) std::printf("runtime_test: passed\n");
   return g_failures == 0 ? 0 : 1;

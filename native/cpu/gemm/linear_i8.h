@@ -129,8 +129,8 @@ Status linear_i8(const Context& context, const Tensor& x, const Weights& weights
       static_cast<Activation8*>(context.workspace(context.host, 0, static_cast<size_t>(tiles.bytes() + 64)));
   auto* row_scale = static_cast<float*>(context.workspace(context.host, 1, static_cast<size_t>(M) * 4));
   CHECK(activations && row_scale, "out of memory");
-  // about 64 Ki elements per chunk, so that a few rows are quantized without waking a thread
-  const int64_t rows = 65536 / (K > 0 ? K : 1) + 1;
+  // about 16 Ki elements per chunk, so that a few rows are quantized without waking a thread
+  const int64_t rows = 16384 / (K > 0 ? K : 1) + 1;
   Status failure = nullptr;
   context.parallel_for(ceil_div(M, rows), [&](int64_t chunk) {
     const int64_t padded = tiles.quads * kQuad;
