@@ -32,7 +32,7 @@ constexpr int64_t kRowBytes = 512 * 1024;  // of x in a chunk
 constexpr int64_t kAhead = 4096;           // bytes that a stream of weights is asked for ahead of its use
 constexpr int64_t kQuad = 4, kQuads = kBlock / kQuad;  // inputs to a 32-bit lane
 #if defined(__AVX512VNNI__)
-constexpr int kRows = 8;  // of 32 registers: 8 of weights, 8 sums, 8 totals; with more, some move to memory
+constexpr int kRows = 8;  // of 32 registers: 16 sums, 8 totals, and what is multiplied
 #elif defined(__AVX2__)
 constexpr int kRows = 3;
 #else

@@ -240,7 +240,9 @@ describe('a killed process', () => {
         expect(newest).toBeGreaterThanOrEqual(acknowledged);
         alive = code !== 0;
         if (alive && kills >= rounds) {
-          const last = spawnSync(process.execPath, ['--import', tsx, child, root, '60']);
+          const last = spawnSync(process.execPath, ['--import', tsx, child, root, '60'], {
+            stdio: ['ignore', 'ignore', 'inherit'],
+          });
           expect(last.status).toBe(0);
           alive = false;
         }
